@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{Row, escape_apart};
@@ -15,6 +15,7 @@ use super::report::{FsckOptions, FsckReport, LostImage, Verdict};
 use super::{records, repair};
 use crate::error::{Error, Result};
 use crate::store::{Image, Objects, Store, StoredImage, names_of, strangers};
+use crate::task::pool::in_order;
 use crate::task::progress::{self, Progress};
 
 /// The maximum number of paths of an image that a report names.
@@ -109,23 +110,29 @@ fn check_images(
         ..FsckReport::default()
     };
     let objects = Objects::new(store.storage().clone(), Arc::new(state.index()));
-    let mut checker = Checker {
-        state,
-        objects: &objects,
-        lists: HashMap::new(),
-        list_sha1: HashMap::new(),
-        lost: HashSet::new(),
-        progress,
-    };
+    let checker = Checker { state, objects: &objects, lists: Mutex::default(), progress };
+    let mut lost = BTreeSet::new();
     progress.stage("checking images", 0);
-    for (name, version) in images {
-        progress::check(progress)?;
-        checker.image(store, name, *version, &mut report)?;
-    }
+    let check = |(name, version): &(String, u32)| checker.image(store, name, *version);
+    in_order(images, progress, check, |_, checked| {
+        let Some(checked) = checked else {
+            report.images -= 1;
+            return Ok(());
+        };
+        report.problems.extend(checked.problems);
+        report.unreadable.extend(checked.unreadable);
+        report.notes.extend(checked.unnoted.iter().map(|image| {
+            format!("{image}: its second record is missing or differs; `mif fsck --repair` rewrites it")
+        }));
+        report.unnoted.extend(checked.unnoted);
+        if checked.lost.is_something() {
+            report.lost.push(checked.lost);
+        }
+        lost.extend(checked.objects);
+        Ok(())
+    })?;
     let names: BTreeSet<&String> = images.iter().map(|(name, _)| name).collect();
     names.into_iter().try_for_each(|name| check_tags(store, name, &mut report))?;
-    let mut lost: Vec<ObjectId> = checker.lost.into_iter().collect();
-    lost.sort_unstable();
     report.lost_objects = lost.iter().map(ToString::to_string).collect();
     report.judge(store, lost.iter().all(|id| state.unindexed.contains(id)));
     Ok(report)
@@ -175,104 +182,106 @@ fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
 struct Checker<'a> {
     state: &'a PackState,
     objects: &'a Objects,
-    /// For each list that was checked, true if it is intact, with all its chunks.
-    lists: HashMap<ObjectId, bool>,
-    /// The SHA-1 of the content of each list, if SHA-1 was computed for other objects too.
-    list_sha1: HashMap<ObjectId, [u8; 20]>,
-    lost: HashSet<ObjectId>,
+    /// The lists that were checked. Locked while one is, so that none is read twice.
+    lists: Mutex<HashMap<ObjectId, CheckedList>>,
     progress: &'a dyn Progress,
 }
 
+/// A list that was checked.
+#[derive(Clone, Copy)]
+struct CheckedList {
+    /// True if it is intact, with all its chunks.
+    is_whole: bool,
+    /// The SHA-1 of its content, if SHA-1 was computed for other objects too.
+    sha1: Option<[u8; 20]>,
+}
+
+/// What was found in an image.
+#[derive(Default)]
+struct CheckedImage {
+    lost: LostImage,
+    /// The objects that are missing or damaged.
+    objects: HashSet<ObjectId>,
+    problems: Vec<String>,
+    unreadable: Vec<String>,
+    /// The image, if its second record is missing or differs.
+    unnoted: Option<String>,
+}
+
+impl CheckedImage {
+    /// Records that a part of the image is damaged, or cannot be read now.
+    fn problem(&mut self, part: &str, error: &Error) {
+        if error.is_unreadable() {
+            self.unreadable.push(error.message().to_owned());
+        } else {
+            self.lost.parts.push(part.to_owned());
+            self.problems.push(error.message().to_owned());
+        }
+    }
+}
+
 impl Checker<'_> {
-    fn image(&mut self, store: &Store, name: &str, version: u32, report: &mut FsckReport) -> Result<()> {
-        let (problems, unreadable) = (report.problems.len(), report.unreadable.len());
-        let lost = self.look_at_image(store, name, version, report)?;
-        let is_damaged = lost.is_something() || report.unreadable.len() > unreadable;
-        if is_damaged && store.is_removed(name, version)? {
-            // It has been removed meanwhile.
-            report.problems.truncate(problems);
-            report.unreadable.truncate(unreadable);
-            report.images -= 1;
-            return Ok(());
-        }
-        if lost.is_something() {
-            report.lost.push(lost);
-        }
-        Ok(())
+    /// Checks an image. Returns `None` if it has been removed meanwhile.
+    fn image(&self, store: &Store, name: &str, version: u32) -> Result<Option<CheckedImage>> {
+        let checked = self.look_at_image(store, name, version)?;
+        let is_damaged = checked.lost.is_something() || !checked.unreadable.is_empty();
+        Ok(if is_damaged && store.is_removed(name, version)? { None } else { Some(checked) })
     }
 
-    /// Checks an image and returns its damage.
-    fn look_at_image(
-        &mut self,
-        store: &Store,
-        name: &str,
-        version: u32,
-        report: &mut FsckReport,
-    ) -> Result<LostImage> {
-        let mut lost = LostImage { image: format!("{name}@{version}"), ..LostImage::default() };
-        let mut problem = |what: &str, error: &Error, lost: &mut LostImage| match error.is_unreadable() {
-            true => report.unreadable.push(error.message().to_owned()),
-            false => {
-                lost.parts.push(what.to_owned());
-                report.problems.push(error.message().to_owned());
-            }
-        };
+    fn look_at_image(&self, store: &Store, name: &str, version: u32) -> Result<CheckedImage> {
+        let id = format!("{name}@{version}");
+        let mut image = CheckedImage::default();
+        image.lost.image.clone_from(&id);
         if !store.versions(name)?.contains(&version) {
-            let vanished = Error::store(format!(
-                "{}: its directory is gone, and it was not removed with mif rm",
-                lost.image
-            ));
-            problem("image", &vanished, &mut lost);
-            return Ok(lost);
+            let vanished =
+                Error::store(format!("{id}: its directory is gone, and it was not removed with mif rm"));
+            image.problem("image", &vanished);
+            return Ok(image);
         }
-        let stored = match records::read(store, name, version) {
-            Ok(stored) => Ok(stored),
-            Err(e) => {
-                problem("record", &e, &mut lost);
-                store.published(name, version).or_else(|_| store.without_record(name, version))
-            }
-        };
+        let stored = records::read(store, name, version).or_else(|e| {
+            image.problem("record", &e);
+            store.published(name, version).or_else(|_| store.without_record(name, version))
+        });
         let stored = match stored {
             Ok(stored) => stored,
             Err(e) => {
-                problem("layout", &e, &mut lost);
-                return Ok(lost);
+                image.problem("layout", &e);
+                return Ok(image);
             }
         };
         match stored.layout() {
-            Err(e) => problem("layout", &e, &mut lost),
-            Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
+            Err(e) => image.problem("layout", &e),
+            Ok(layout) => self.layout(&stored.image, &layout, &mut image)?,
         }
         match stored.manifest() {
-            Err(e) => problem("manifest", &e, &mut lost),
+            Err(e) => image.problem("manifest", &e),
             Ok(rows) => {
                 if let Err(e) = check_digests(&stored, &rows) {
-                    problem("digests", &e, &mut lost);
+                    image.problem("digests", &e);
                 }
                 if let Err(e) = stored.packages() {
-                    problem("packages", &e, &mut lost);
+                    image.problem("packages", &e);
                 }
-                self.files(&rows, &mut lost)?;
+                self.files(&rows, &mut image)?;
             }
         }
-        if lost.parts.is_empty() && !store.is_noted(&stored.image) && !store.is_removed(name, version)? {
-            report.unnoted.push(lost.image.clone());
-            report.notes.push(format!(
-                "{}: its second record is missing or differs; `mif fsck --repair` rewrites it",
-                lost.image
-            ));
+        if image.lost.parts.is_empty()
+            && !store.is_noted(&stored.image)
+            && !store.is_removed(name, version)?
+        {
+            image.unnoted = Some(id);
         }
-        Ok(lost)
+        Ok(image)
     }
 
-    fn layout(&mut self, image: &Image, layout: &Layout, lost: &mut LostImage) -> Result<()> {
+    fn layout(&self, record: &Image, layout: &Layout, image: &mut CheckedImage) -> Result<()> {
         let mut whole = Vec::with_capacity(layout.objects().len());
         for id in layout.objects() {
             // The length of the object, which no segment may exceed.
-            whole.push(if self.whole(id)? { self.objects.len(id)? } else { 0 });
+            whole.push(if self.whole(id, image)? { self.objects.len(id)? } else { 0 });
         }
-        if layout.disk_size() != image.disk_size {
-            lost.parts.push("record".into());
+        if layout.disk_size() != record.disk_size {
+            image.lost.parts.push("record".into());
         }
         for segment in layout.segments() {
             let (Origin::Content { object, offset } | Origin::Residue { object, offset }) = segment.origin
@@ -282,66 +291,81 @@ impl Checker<'_> {
             let Range { start, end } = segment.range;
             if offset.checked_add(end - start).is_none_or(|reach| reach > whole[object as usize]) {
                 let holder =
-                    image.table.partitions.iter().find(|p| p.start <= start && start - p.start < p.len);
+                    record.table.partitions.iter().find(|p| p.start <= start && start - p.start < p.len);
                 let volume = holder.map_or("-".to_owned(), |p| crate::store::volume_name(p.slot));
-                *lost.disk_bytes.entry(volume).or_default() += end - start;
+                *image.lost.disk_bytes.entry(volume).or_default() += end - start;
             }
         }
         Ok(())
     }
 
-    fn files(&mut self, rows: &[Row], lost: &mut LostImage) -> Result<()> {
+    fn files(&self, rows: &[Row], image: &mut CheckedImage) -> Result<()> {
         for row in rows {
             let Some(id) = row.object() else { continue };
             let id = names_of(&id).find(|name| self.state.whole.contains_key(name)).unwrap_or(id);
-            if !self.whole(&id)? {
-                lost.file_count += 1;
-                if lost.files.len() < MAX_PATHS {
-                    lost.files.push(format!("{}:{}", row.volume, escape_apart(&row.full_path())));
+            if !self.whole(&id, image)? {
+                image.lost.file_count += 1;
+                if image.lost.files.len() < MAX_PATHS {
+                    image.lost.files.push(format!("{}:{}", row.volume, escape_apart(&row.full_path())));
                 }
                 continue;
             }
-            let sha1 = self.list_sha1.get(&id).or_else(|| self.state.sha1.get(&id));
-            if let (Some(said), Some(found)) = (row.sha1(), sha1)
-                && said != *found
-                && lost.wrong_sha1.len() < MAX_PATHS
+            if let (Some(said), Some(found)) = (row.sha1(), self.sha1(&id))
+                && said != found
+                && image.lost.wrong_sha1.len() < MAX_PATHS
             {
-                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape_apart(&row.full_path())));
+                image.lost.wrong_sha1.push(format!("{}:{}", row.volume, escape_apart(&row.full_path())));
             }
         }
         Ok(())
     }
 
-    /// Returns true if an object exists and is intact; otherwise records it as lost.
-    fn whole(&mut self, id: &ObjectId) -> Result<bool> {
-        if !self.state.whole.contains_key(id) {
-            self.lost.insert(*id);
-            return Ok(false);
+    /// Returns the SHA-1 of the content of an intact object, if it was computed.
+    fn sha1(&self, id: &ObjectId) -> Option<[u8; 20]> {
+        if !self.state.hashed {
+            return None;
         }
-        if let Some(whole) = self.lists.get(id) {
-            return Ok(*whole);
-        }
-        let chunks = self.objects.chunks(id)?;
-        if chunks.is_empty() && !self.state.lists.contains(id) {
-            return Ok(true);
-        }
-        let missing: Vec<ObjectId> =
-            chunks.into_iter().filter(|chunk| !self.state.whole.contains_key(chunk)).collect();
-        let mut whole = missing.is_empty();
-        self.lost.extend(missing);
-        if whole && !self.list_fits(id)? {
-            self.lost.insert(*id);
-            whole = false;
-        }
-        self.lists.insert(*id, whole);
-        Ok(whole)
+        let list = self.lists().get(id).and_then(|list| list.sha1);
+        list.or_else(|| self.state.sha1.get(id).copied())
     }
 
-    /// Returns true if the content of a list matches the digest that names it. A list whose content has no digest is
-    /// named by its own bytes, which were checked with its pack.
-    fn list_fits(&mut self, id: &ObjectId) -> Result<bool> {
-        if id.kind == ObjectKind::ChunkList {
+    fn lists(&self) -> MutexGuard<'_, HashMap<ObjectId, CheckedList>> {
+        self.lists.lock().expect("no thread panics while it holds this")
+    }
+
+    /// Returns true if an object exists and is intact; otherwise records it as lost.
+    fn whole(&self, id: &ObjectId, image: &mut CheckedImage) -> Result<bool> {
+        if !self.state.whole.contains_key(id) {
+            image.objects.insert(*id);
+            return Ok(false);
+        }
+        if !self.state.lists.contains(id) && !self.objects.is_list(id)? {
             return Ok(true);
+        }
+        let mut lists = self.lists();
+        if let Some(list) = lists.get(id) {
+            return Ok(list.is_whole);
+        }
+        let chunks = self.objects.chunks(id)?;
+        let missing: Vec<ObjectId> =
+            chunks.into_iter().filter(|chunk| !self.state.whole.contains_key(chunk)).collect();
+        let mut list = CheckedList { is_whole: missing.is_empty(), sha1: None };
+        image.objects.extend(missing);
+        if list.is_whole {
+            list = self.check_list(id)?;
+            if !list.is_whole {
+                image.objects.insert(*id);
+            }
+        }
+        lists.insert(*id, list);
+        Ok(list.is_whole)
+    }
+
+    /// Checks that the content of a list matches the digest that names it. A list whose content has no digest is named
+    /// by its own bytes, which were checked with its pack.
+    fn check_list(&self, id: &ObjectId) -> Result<CheckedList> {
+        if id.kind == ObjectKind::ChunkList {
+            return Ok(CheckedList { is_whole: true, sha1: None });
         }
         let len = self.objects.len(id)?;
         let mut hasher = blake3::Hasher::new();
@@ -352,7 +376,7 @@ impl Checker<'_> {
             progress::check(self.progress)?;
             let here = &mut window[..(len - at).min(4 << 20) as usize];
             if self.objects.read_at(id, at, here).is_err() {
-                return Ok(false);
+                return Ok(CheckedList { is_whole: false, sha1: None });
             }
             hasher.update(here);
             if let Some(sha1) = &mut sha1 {
@@ -360,7 +384,7 @@ impl Checker<'_> {
             }
             at += here.len() as u64;
         }
-        self.list_sha1.extend(sha1.map(|sha1| (*id, sha1.finalize().into())));
-        Ok(hasher.finalize().as_bytes() == &id.digest)
+        let is_whole = hasher.finalize().as_bytes() == &id.digest;
+        Ok(CheckedList { is_whole, sha1: sha1.map(|sha1| sha1.finalize().into()) })
     }
 }

@@ -22,6 +22,7 @@ use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
     index_key, is_full, new_pack, pack_files, pack_key, put_pack, strangers, total, trash, unfinished_epoch,
 };
+use crate::task::pool::in_order;
 use crate::task::progress::{self, Progress};
 
 /// A pack is rewritten if less than this share of its bytes is needed.
@@ -296,34 +297,46 @@ fn needed(
     let mut needs = Needs::default();
     let mut images = BTreeSet::new();
     for name in store.names()? {
-        let before = report.damaged.len();
-        let versions = store.versions(&name)?;
-        images.extend(versions.iter().map(|version| (name.clone(), *version)));
-        let is_forgotten = |version: &u32| forgotten.contains(&(name.clone(), *version));
-        let (old, kept): (Vec<u32>, Vec<u32>) = versions.into_iter().partition(is_forgotten);
-        let mut add = |version: u32, damaged: &mut Vec<DamagedImage>| -> Result<()> {
-            progress::check(progress)?;
-            let record = store.version(&name, version);
-            if let Err(e) = &record {
-                damaged.push(DamagedImage::new(&name, version, e));
-            }
-            let Ok(stored) = record.or_else(|_| store.published(&name, version)) else { return Ok(()) };
-            match needs.add(&stored, &objects) {
-                Ok(0) => {}
-                Ok(missing) => damaged.push(DamagedImage {
-                    image: stored.image.id(),
+        images.extend(store.versions(&name)?.into_iter().map(|version| (name.clone(), version)));
+    }
+    let read = |(name, version): &(String, u32)| {
+        let record = store.version(name, *version);
+        let problem = record.as_ref().err().map(|e| DamagedImage::new(name, *version, e));
+        let stored = record.or_else(|_| store.published(name, *version));
+        Ok((problem, stored.ok().map(|stored| stored.named_objects())))
+    };
+    // Returns the names of damaged images.
+    let mut add = |versions: &[(String, u32)], damaged: &mut Vec<DamagedImage>| {
+        let mut names = HashSet::new();
+        in_order(versions, progress, read, |(name, version), (problem, named)| {
+            let before = damaged.len();
+            damaged.extend(problem);
+            match named.map(|named| named.and_then(|named| needs.add(named, &objects))) {
+                None | Some(Ok(0)) => {}
+                Some(Ok(missing)) => damaged.push(DamagedImage {
+                    image: format!("{name}@{version}"),
                     problem: format!("the store lacks {missing} objects that it needs"),
                 }),
-                Err(e) => damaged.push(DamagedImage::new(&name, version, &e)),
+                Some(Err(e)) => damaged.push(DamagedImage::new(name, *version, &e)),
+            }
+            if damaged.len() > before {
+                names.insert(name.clone());
             }
             Ok(())
-        };
-        kept.into_iter().try_for_each(|version| add(version, &mut report.damaged))?;
-        if report.damaged.len() > before {
-            forgotten.retain(|(of, _)| *of != name);
-            old.into_iter().try_for_each(|version| add(version, &mut report.damaged))?;
+        })?;
+        Ok::<_, Error>(names)
+    };
+    let kept: Vec<(String, u32)> = images.difference(forgotten).cloned().collect();
+    let damaged_names = add(&kept, &mut report.damaged)?;
+    let mut old = Vec::new();
+    forgotten.retain(|version| {
+        let stays = damaged_names.contains(&version.0);
+        if stays {
+            old.push(version.clone());
         }
-    }
+        !stays
+    });
+    add(&old, &mut report.damaged)?;
     report.damaged.extend(store.vanished()?.into_iter().map(|(name, version)| DamagedImage {
         image: format!("{name}@{version}"),
         problem: format!(
@@ -331,7 +344,7 @@ fn needed(
              `mif rm {name}@{version}` to remove it"
         ),
     }));
-    Ok(Needed { objects: needs.objects, images })
+    Ok(Needed { objects: needs.0, images })
 }
 
 /// The result of repacking.
@@ -549,17 +562,17 @@ impl Sweep<'_> {
         );
         let mut needs = Needs::default();
         if images.is_empty() {
-            return Ok(Some(needs.objects));
+            return Ok(Some(needs.0));
         }
         let objects = Objects::new(self.store.storage().clone(), Arc::new(Index::load(self.storage)?));
         for image in images {
             progress::check(self.progress)?;
-            match readable(image.and_then(|image| needs.add(&image, &objects)))? {
+            match readable(image.and_then(|image| needs.add(image.named_objects()?, &objects)))? {
                 Ok(0) => {}
                 _ => return Ok(None),
             }
         }
-        Ok(Some(needs.objects))
+        Ok(Some(needs.0))
     }
 
     /// Returns true if a pack's index can still be read and lists none of the `needed` objects, or if there are none.

@@ -62,7 +62,7 @@ pub(crate) use self::index::names_of;
 pub(crate) use self::index_cache::clear as clear_index_cache;
 pub use self::last_check::LastCheck;
 pub use self::memory::Memory;
-pub use self::needs::Needs;
+pub(crate) use self::needs::{Needs, with_chunks};
 pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;

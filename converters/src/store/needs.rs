@@ -8,62 +8,68 @@ use mif_formats::mif::manifest::columns::{Column, Columns};
 use super::{Objects, StoredImage};
 use crate::error::{Result, damaged};
 
-/// The objects that images need.
+/// The objects that images need: those that exist, and the existing chunks of those that are lists.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Needs {
-    /// Objects that exist, and the existing chunks of those that are lists.
-    pub objects: HashSet<ObjectId>,
-    /// Objects that are in no index.
-    pub missing: HashSet<ObjectId>,
-}
+pub(crate) struct Needs(pub(crate) HashSet<ObjectId>);
 
 impl Needs {
-    /// Adds the objects that an image needs, and returns how many of them are missing. Chunks of a list that another
-    /// image has added are not counted again. Fails if the layout or the manifest cannot be read.
-    pub fn add(&mut self, image: &StoredImage, objects: &Objects) -> Result<u64> {
-        let mut missing = 0;
-        for id in named(image)? {
-            if self.objects.contains(&id) {
+    /// Adds the [objects that an image names](StoredImage::named_objects), and returns how many of them, or of their
+    /// chunks, are missing. Chunks of a list that another image has added are not counted again.
+    pub(crate) fn add(&mut self, named: Vec<ObjectId>, objects: &Objects) -> Result<u64> {
+        let mut missing = HashSet::new();
+        for id in named {
+            if self.0.contains(&id) || missing.contains(&id) {
                 continue;
             }
-            let stored_as = objects.stored_as(&id)?;
-            if stored_as.is_empty() {
-                missing += 1;
-                self.missing.insert(id);
-            }
-            for id in stored_as {
-                if self.objects.contains(&id) {
-                    continue;
-                }
-                let chunks = objects.chunks(&id)?;
-                self.objects.insert(id);
-                for chunk in chunks {
-                    if objects.contains(&chunk) {
-                        self.objects.insert(chunk);
-                    } else {
-                        missing += 1;
-                        self.missing.insert(chunk);
-                    }
-                }
-            }
+            let (there, lacking) = with_chunks(&id, objects, |id| self.0.contains(id))?;
+            self.0.extend(there);
+            missing.extend(lacking);
         }
-        Ok(missing)
+        Ok(missing.len() as u64)
     }
 }
 
-/// Returns the objects that an image's layout and manifest name, unordered and without chunks.
-fn named(image: &StoredImage) -> Result<HashSet<ObjectId>> {
-    let mut ids: HashSet<ObjectId> = image.layout()?.objects().iter().copied().collect();
-    let wrong = |e| damaged(&image.image.id(), &e);
-    let columns = Columns::open(image.manifest_file()?).map_err(wrong)?;
-    for group in columns.groups() {
-        // `content` names the object if present, otherwise `blake3` does.
-        let whole = group.digests::<32>(Column::Blake3).map_err(wrong)?;
-        let other = group.digests::<32>(Column::Content).map_err(wrong)?;
-        let object = |(whole, other): (Option<_>, Option<_>)| {
-            other.map(ObjectId::chunk_list).or(whole.map(ObjectId::content))
-        };
-        ids.extend(whole.into_iter().zip(other).filter_map(object));
+/// Returns the objects in which a named object is stored, with their chunks, and those that are in no index. Objects
+/// that are known are left out with their chunks.
+pub(crate) fn with_chunks(
+    id: &ObjectId,
+    objects: &Objects,
+    is_known: impl Fn(&ObjectId) -> bool,
+) -> Result<(Vec<ObjectId>, Vec<ObjectId>)> {
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
+    let stored_as = objects.stored_as(id)?;
+    if stored_as.is_empty() {
+        missing.push(*id);
     }
-    Ok(ids)
+    for id in stored_as {
+        if is_known(&id) {
+            continue;
+        }
+        there.push(id);
+        for chunk in objects.chunks(&id)? {
+            let list = if objects.contains(&chunk) { &mut there } else { &mut missing };
+            list.push(chunk);
+        }
+    }
+    Ok((there, missing))
+}
+
+impl StoredImage {
+    /// Returns the objects that the layout and the manifest name, unordered, some of them several times, and without
+    /// their chunks.
+    pub(crate) fn named_objects(&self) -> Result<Vec<ObjectId>> {
+        let mut ids = self.layout()?.objects().to_vec();
+        let wrong = |e| damaged(&self.image.id(), &e);
+        let columns = Columns::open(self.manifest_file()?).map_err(wrong)?;
+        for group in columns.groups() {
+            // `content` names the object if present, otherwise `blake3` does.
+            let whole = group.digests::<32>(Column::Blake3).map_err(wrong)?;
+            let other = group.digests::<32>(Column::Content).map_err(wrong)?;
+            let object = |(whole, other): (Option<_>, Option<_>)| {
+                other.map(ObjectId::chunk_list).or(whole.map(ObjectId::content))
+            };
+            ids.extend(whole.into_iter().zip(other).filter_map(object));
+        }
+        Ok(ids)
+    }
 }

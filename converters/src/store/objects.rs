@@ -120,9 +120,14 @@ impl Objects {
         self.location(id).is_ok_and(|found| found.encoding == Encoding::DecodingList)
     }
 
+    /// Returns true if an object is stored as a list.
+    pub(crate) fn is_list(&self, id: &ObjectId) -> Result<bool> {
+        Ok(self.location(id)?.encoding.is_list())
+    }
+
     /// Returns the objects that make up an object that is stored as a list; none for other objects.
     pub fn chunks(&self, id: &ObjectId) -> Result<Vec<ObjectId>> {
-        if !self.location(id)?.encoding.is_list() {
+        if !self.is_list(id)? {
             return Ok(Vec::new());
         }
         match self.load(id)? {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mif_formats::mif::PackId;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
-use mif_formats::mif::packages::{self, Package};
+use mif_formats::mif::packages::{self, Package, Packages};
 
 use super::objects::Objects;
 use super::record::Image;
@@ -104,6 +104,11 @@ impl StoredImage {
     /// Reads the packages from the table beside the manifest.
     pub fn packages(&self) -> Result<Vec<Package>> {
         packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// Opens the packages table, for reading some of it.
+    pub(crate) fn packages_table(&self) -> Result<Packages> {
+        Packages::open(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
     }
 
     /// Reads the packages table as a file.

@@ -105,6 +105,21 @@ pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
     Ok(done.into_iter().filter_map(OnceLock::into_inner).collect())
 }
 
+/// Calls `work` for each item on all processors, and `each` with the results, in order. Few results exist at a time.
+pub(crate) fn in_order<'i, I: Sync, T: Send + Sync>(
+    items: &'i [I],
+    progress: &dyn Progress,
+    work: impl Fn(&'i I) -> Result<T> + Sync,
+    mut each: impl FnMut(&'i I, T) -> Result<()>,
+) -> Result<()> {
+    const BATCH: usize = 64;
+    for items in items.chunks(BATCH) {
+        let done = in_parallel(items, progress, &work)?;
+        items.iter().zip(done).try_for_each(|(item, done)| each(item, done))?;
+    }
+    Ok(())
+}
+
 impl<'env> Pool<'env> {
     /// Leaves a job for a free thread, or runs it now if many are already waiting.
     pub(crate) fn leave(&self, job: impl FnOnce() -> Result<()> + Send + 'env) -> Result<()> {

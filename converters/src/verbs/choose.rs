@@ -169,6 +169,48 @@ impl ChosenImages {
     }
 }
 
+/// Versions of images, by name and number.
+pub(crate) type NamedVersions = Vec<(String, u32)>;
+
+/// Returns the versions of the images `names`, or of all images if there are none, or those that match a filter; and
+/// damaged images that may be among them. Without a filter, no record is read.
+pub(crate) fn named(
+    store: &Store,
+    names: &[ImageName],
+    filter: &ImageFilter,
+    versions: Versions,
+    progress: &dyn Progress,
+) -> Result<(NamedVersions, Vec<DamagedImage>)> {
+    if !filter.is_empty() {
+        let chosen = filter.choose_some(store, versions, progress)?;
+        let images = chosen.images.into_iter().map(|image| (image.name, image.version));
+        return Ok((images.collect(), chosen.damaged));
+    }
+    let all: Vec<ImageName> = match names.is_empty() {
+        true => {
+            let newest = |name| ImageName { name, version: Selector::Newest };
+            store.names()?.into_iter().map(newest).collect()
+        }
+        false => names.to_vec(),
+    };
+    let mut images = NamedVersions::new();
+    for name in all {
+        let there = store.versions(&name.name)?;
+        match (&name.version, there.last()) {
+            (Selector::Newest, Some(_)) if versions == Versions::All => {
+                images.extend(there.into_iter().map(|version| (name.name.clone(), version)));
+            }
+            (Selector::Newest, Some(newest)) => images.push((name.name, *newest)),
+            // A name without versions was just removed, unless the user named it.
+            (Selector::Newest, None) if names.is_empty() => {}
+            _ => images.push((name.name.clone(), store.image(&name)?.image.version)),
+        }
+    }
+    images.sort();
+    images.dedup();
+    Ok((images, Vec::new()))
+}
+
 /// Returns true if there are no patterns, or if one matches.
 fn matches(patterns: &[Pattern], text: &str) -> bool {
     let options = MatchOptions { case_sensitive: false, ..MatchOptions::new() };

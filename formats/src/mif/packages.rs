@@ -87,6 +87,28 @@ fn cost(package: &Package) -> usize {
     texts.map(String::len).chain([files]).max().unwrap_or(0)
 }
 
+/// A package without its paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Summary {
+    pub volume: String,
+    pub manager: String,
+    pub name: String,
+    pub version: String,
+    pub architecture: Option<String>,
+    pub status: String,
+    pub source: Option<String>,
+    /// The number of its paths.
+    pub files: u64,
+}
+
+impl From<Package> for Summary {
+    fn from(package: Package) -> Self {
+        let Package { volume, manager, name, version, architecture, status, source, files } = package;
+        Summary { volume, manager, name, version, architecture, status, source, files: files.len() as u64 }
+    }
+}
+
 fn broken(error: ParquetError) -> Error {
     table::broken("packages", error)
 }
@@ -146,35 +168,86 @@ fn write_columns<W: std::io::Write + Send>(
 
 /// Reads the table.
 pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
-    let table = Table::open("packages", file, SCHEMA)?;
     let mut packages = Vec::new();
-    for group in table.groups() {
-        read_group(&group, &mut packages)?;
+    for group in Packages::open(file)?.0.groups() {
+        let rows: Vec<usize> = (0..group.rows).collect();
+        let files = group.lists(Column::Files)?;
+        for (summary, files) in summaries(&group, &rows, || Ok(vec![0; rows.len()]))?.into_iter().zip(files) {
+            let Summary { volume, manager, name, version, architecture, status, source, .. } = summary;
+            let files = files.iter().map(text).collect::<Result<_>>()?;
+            packages.push(Package { volume, manager, name, version, architecture, status, source, files });
+        }
     }
     Ok(packages)
 }
 
-fn read_group(group: &Group<'_>, packages: &mut Vec<Package>) -> Result<()> {
-    let text = |value: &ByteArray| -> Result<String> {
-        let text = value.as_utf8().map_err(|_| at("packages").corrupt("has text that is not UTF-8"))?;
-        Ok(text.to_owned())
-    };
-    let required = |column| -> Result<Vec<String>> { group.texts(column)?.iter().map(text).collect() };
+/// A table, open for reading some of its packages.
+pub struct Packages(Table<bytes::Bytes>);
+
+impl Packages {
+    /// Reads the footer of a table.
+    pub fn open(file: bytes::Bytes) -> Result<Self> {
+        Table::open("packages", file, SCHEMA).map(Packages)
+    }
+
+    /// True if there are no packages.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.rows() == 0
+    }
+
+    /// Reads the packages whose names are wanted, without their paths, which are most of the table.
+    pub fn summaries(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<Summary>> {
+        let mut found = Vec::new();
+        for group in self.0.groups() {
+            let mut rows = Vec::new();
+            for (row, name) in group.texts(Column::Name)?.iter().enumerate() {
+                if wanted(&text(name)?) {
+                    rows.push(row);
+                }
+            }
+            if !rows.is_empty() {
+                found.extend(summaries(&group, &rows, || group.list_lens_at(Column::Files, &rows))?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn text(value: &ByteArray) -> Result<String> {
+    let text = value.as_utf8().map_err(|_| at("packages").corrupt("has text that is not UTF-8"))?;
+    Ok(text.to_owned())
+}
+
+/// Reads some rows of a group. `files` returns the number of paths of each.
+fn summaries(
+    group: &Group<'_>,
+    rows: &[usize],
+    files: impl FnOnce() -> Result<Vec<usize>>,
+) -> Result<Vec<Summary>> {
+    let required =
+        |column| -> Result<Vec<String>> { group.texts_at(column, rows)?.iter().map(text).collect() };
     let optional = |column| -> Result<Vec<Option<String>>> {
-        group.blobs(column)?.iter().map(|value| value.as_ref().map(text).transpose()).collect()
+        group.blobs_at(column, rows)?.iter().map(|value| value.as_ref().map(text).transpose()).collect()
     };
     let (volume, manager) = (required(Column::Volume)?, required(Column::Manager)?);
     let (name, version) = (required(Column::Name)?, required(Column::Version)?);
     let (architecture, status) = (optional(Column::Architecture)?, required(Column::Status)?);
-    let (source, files) = (optional(Column::Source)?, group.lists(Column::Files)?);
+    let source = optional(Column::Source)?;
     let texts = volume.into_iter().zip(manager).zip(name).zip(version).zip(architecture).zip(status);
-    for (((((((volume, manager), name), version), architecture), status), source), files) in
-        texts.zip(source).zip(files)
-    {
-        let files = files.iter().map(text).collect::<Result<_>>()?;
-        packages.push(Package { volume, manager, name, version, architecture, status, source, files });
-    }
-    Ok(())
+    let all = texts.zip(source).zip(files()?).map(
+        |(((((((volume, manager), name), version), architecture), status), source), files)| Summary {
+            volume,
+            manager,
+            name,
+            version,
+            architecture,
+            status,
+            source,
+            files: files as u64,
+        },
+    );
+    Ok(all.collect())
 }
 
 #[cfg(test)]
@@ -199,13 +272,41 @@ mod tests {
     }
 
     #[test]
+    fn summaries_are_those_of_the_packages_that_are_wanted() {
+        let package = |n: usize| Package {
+            volume: "p1".into(),
+            manager: "dpkg".into(),
+            name: format!("package{n}"),
+            version: format!("{n}-1"),
+            architecture: n.is_multiple_of(3).then(|| "amd64".into()),
+            status: "installed".into(),
+            source: n.is_multiple_of(5).then(|| "source".into()),
+            files: (0..n % 7).map(|file| format!("/{n}/{file}")).collect(),
+        };
+        let packages: Vec<Package> = (0..200).map(package).collect();
+        let table = Packages::open(write(&packages).unwrap().into()).unwrap();
+        for wanted in [
+            |_: &str| true,
+            |name: &str| name.ends_with('7'),
+            |name: &str| name == "package0",
+            |_: &str| false,
+        ] {
+            let expected: Vec<Summary> =
+                packages.iter().filter(|package| wanted(&package.name)).cloned().map(Summary::from).collect();
+            assert_eq!(table.summaries(wanted).unwrap(), expected);
+        }
+        assert!(!table.is_empty() && Packages::open(write(&[]).unwrap().into()).unwrap().is_empty());
+    }
+
+    #[test]
     fn no_byte_of_it_makes_reading_panic() {
         let file = write(&[]).unwrap();
         for at in 0..file.len() {
             for value in [0, 0x7f, 0x80, 0xff] {
                 let mut bad = file.clone();
                 bad[at] = value;
-                let _ = read(bad.into());
+                let _ = read(bad.clone().into());
+                let _ = Packages::open(bad.into()).and_then(|table| table.summaries(|_| true));
             }
         }
     }

@@ -1,18 +1,20 @@
 //! `packages`: lists the packages of an image, or of all images of a store.
 
-use mif_formats::mif::packages::Package;
+use std::collections::HashSet;
+
+use mif_formats::mif::packages::Summary;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, damaged};
 use crate::guest::packages::of_image;
 use crate::guest::probe::os_of;
 use crate::guest::versions::{compare_versions, version_key};
 use crate::image::OpenImage;
 use crate::store::{DamagedImage, Place, Store};
-use crate::task::progress::{self, Progress};
-use crate::tree::mounts::Root;
+use crate::task::pool::in_parallel;
+use crate::task::progress::Progress;
 use crate::tree::view::Tree;
-use crate::verbs::choose::{ImageFilter, Versions};
+use crate::verbs::choose::{ImageFilter, Versions, named};
 
 /// The packages of images.
 #[derive(Debug, Clone, Serialize)]
@@ -59,10 +61,13 @@ pub struct PackageQuery {
 }
 
 impl PackageQuery {
-    fn wants(&self, pattern: Option<&glob::Pattern>, package: &Package) -> bool {
-        let order = |other: &String| compare_versions(&package.manager, &package.version, other);
-        pattern.is_none_or(|pattern| pattern.matches(&package.name))
-            && self.below.as_ref().is_none_or(|other| order(other).is_lt())
+    fn wants_name(&self, pattern: Option<&glob::Pattern>, name: &str) -> bool {
+        pattern.is_none_or(|pattern| pattern.matches(name))
+    }
+
+    fn wants_version(&self, manager: &str, version: &str) -> bool {
+        let order = |other: &String| compare_versions(manager, version, other);
+        self.below.as_ref().is_none_or(|other| order(other).is_lt())
             && self.above.as_ref().is_none_or(|other| order(other).is_gt())
             && self.is.as_ref().is_none_or(|other| order(other).is_eq())
     }
@@ -104,80 +109,72 @@ pub fn packages(
         groups: None,
         left_out: 0,
     };
-    let mut damaged = Vec::new();
-    let mut warnings = Vec::new();
-    let mut add = |label: &str, packages: Vec<Package>| {
-        let wanted = packages.into_iter().filter(|package| query.wants(pattern.as_ref(), package));
-        report.packages.extend(wanted.map(|p| ImagePackage {
-            image: label.to_owned(),
-            volume: p.volume,
-            version_key: version_key(&p.manager, &p.version),
-            manager: p.manager,
-            name: p.name,
-            version: p.version,
-            architecture: p.architecture,
-            status: p.status,
-            source: p.source,
-            files: p.files.len() as u64,
-        }));
-    };
     match image {
         Some(image) => {
             let tree = image.tree()?;
             let found = of_image(image, || Ok(&tree))?;
-            warnings.extend(found.complaints);
-            warnings.extend(without_database(&tree, &found.packages));
-            add(&image.label, found.packages);
+            report.warnings = found.complaints;
+            report.warnings.extend(without_database(&tree, found.packages.iter().map(|p| &*p.volume)));
+            let wanted = found.packages.into_iter().filter(|package| {
+                query.wants_name(pattern.as_ref(), &package.name)
+                    && query.wants_version(&package.manager, &package.version)
+            });
+            report.packages = wanted.map(|package| of(&image.label, package.into())).collect();
         }
         None => {
             let store = Store::open(store, progress)?;
-            let chosen = match query.images.is_empty() {
-                true => newest(&store)?,
-                false => {
-                    let chosen = query.images.choose_some(&store, Versions::Newest, progress)?;
-                    damaged.extend(chosen.damaged.iter().cloned());
-                    chosen.images.into_iter().map(|image| (image.name, image.version)).collect()
-                }
-            };
-            for (name, version) in chosen {
-                progress::check(progress)?;
-                let id = format!("{name}@{version}");
-                let packages = store.version(&name, version).and_then(|stored| {
-                    let packages = stored.packages()?;
-                    if packages.is_empty() {
-                        let tree = OpenImage::stored(&store, &id.parse()?)?.tree()?;
-                        let said = without_database(&tree, &packages);
-                        warnings.extend(said.into_iter().map(|sentence| format!("{id}: {sentence}")));
+            let (images, damaged) = named(&store, &[], &query.images, Versions::Newest, progress)?;
+            report.damaged = damaged;
+            let read = in_parallel(&images, progress, |(name, version)| {
+                let found = stored(&store, name, *version, pattern.as_ref(), query);
+                Ok(found.map_err(|e| DamagedImage::new(name, *version, &e)))
+            })?;
+            for image in read {
+                match image {
+                    Ok((packages, warnings)) => {
+                        report.packages.extend(packages);
+                        report.warnings.extend(warnings);
                     }
-                    Ok(packages)
-                });
-                match packages {
-                    Ok(packages) => add(&id, packages),
-                    Err(e) => damaged.push(DamagedImage::new(&name, version, &e)),
+                    Err(damaged) => report.damaged.push(damaged),
                 }
             }
         }
     }
-    report.damaged = damaged;
-    report.warnings.extend(warnings);
     Ok(report)
 }
 
-/// Returns the newest version of each image.
-fn newest(store: &Store) -> Result<Vec<(String, u32)>> {
-    let mut newest = Vec::new();
-    for name in store.names()? {
-        if let Some(version) = store.versions(&name)?.last() {
-            newest.push((name, *version));
-        }
+/// Returns the packages of a stored image that the query wants, and warnings.
+fn stored(
+    store: &Store,
+    name: &str,
+    version: u32,
+    pattern: Option<&glob::Pattern>,
+    query: &PackageQuery,
+) -> Result<(Vec<ImagePackage>, Vec<String>)> {
+    let id = format!("{name}@{version}");
+    let table = store.version(name, version)?.packages_table()?;
+    if table.is_empty() {
+        let tree = OpenImage::stored(store, &id.parse()?)?.tree()?;
+        let warnings = without_database(&tree, [].into_iter());
+        return Ok((Vec::new(), warnings.into_iter().map(|warning| format!("{id}: {warning}")).collect()));
     }
-    Ok(newest)
+    let summaries = table.summaries(|name| query.wants_name(pattern, name)).map_err(|e| damaged(&id, &e))?;
+    let wanted = summaries.into_iter().filter(|p| query.wants_version(&p.manager, &p.version));
+    Ok((wanted.map(|package| of(&id, package)).collect(), Vec::new()))
+}
+
+fn of(image: &str, package: Summary) -> ImagePackage {
+    let Summary { volume, manager, name, version, architecture, status, source, files } = package;
+    let version_key = version_key(&manager, &version);
+    let image = image.to_owned();
+    ImagePackage { image, volume, manager, name, version, version_key, architecture, status, source, files }
 }
 
 /// Returns a sentence for each system of the tree without packages: packages may still be installed.
-fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
-    let has_packages = |root: &&Root| packages.iter().any(|package| package.volume == root.volume());
-    let systems = tree.roots().iter().filter(|root| !has_packages(root));
+/// `with_packages` are the volumes with packages.
+fn without_database<'v>(tree: &Tree, with_packages: impl Iterator<Item = &'v str>) -> Vec<String> {
+    let with_packages: HashSet<&str> = with_packages.collect();
+    let systems = tree.roots().iter().filter(|root| !with_packages.contains(root.volume()));
     let sentences = systems.filter_map(|root| {
         let os = os_of(tree, root)?;
         Some(format!(

@@ -8,9 +8,11 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::notation;
 use crate::store::{
-    DamagedImage, IMAGE_FILES, Image, Index, Needs, PackIndex, Store, index_key, pack_key, total,
+    DamagedImage, IMAGE_FILES, Image, Index, Objects, PackIndex, Store, index_key, pack_key, total,
+    with_chunks,
 };
-use crate::task::progress::{self, Progress};
+use crate::task::pool::in_order;
+use crate::task::progress::Progress;
 
 /// The size of a store, and what its images share.
 #[derive(Debug, Clone, Serialize)]
@@ -98,36 +100,34 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
     let (images, mut damaged) = store.images()?;
     let objects = store.objects()?;
     let index = store.index()?;
-    let mut numbers: HashMap<ObjectId, u32> = HashMap::new();
+    let mut numbering = Numbering::default();
     let mut needs: Vec<Vec<u32>> = Vec::new();
     let mut measured = Vec::new();
-    for image in images {
-        progress::check(progress)?;
-        let mut own = Needs::default();
-        let added = store.version(&image.name, image.version).and_then(|stored| own.add(&stored, &objects));
-        if let Err(e) = added {
-            damaged.push(DamagedImage::new(&image.name, image.version, &e));
-            continue;
+    let read = |image: &Image| {
+        Ok(store.version(&image.name, image.version).and_then(|stored| stored.named_objects()))
+    };
+    in_order(&images, progress, read, |image, named| {
+        match named.and_then(|named| numbering.of(&named, &objects)) {
+            Ok(numbers) => {
+                measured.push(image.clone());
+                needs.push(numbers);
+            }
+            Err(e) => damaged.push(DamagedImage::new(&image.name, image.version, &e)),
         }
-        measured.push(image);
-        let number = |id: ObjectId| {
-            let next = numbers.len() as u32;
-            *numbers.entry(id).or_insert(next)
-        };
-        let mut own: Vec<u32> = own.objects.into_iter().map(number).collect();
-        own.sort_unstable();
-        needs.push(own);
-    }
+        Ok(())
+    })?;
     let images = measured;
-    let sizes = sizes(&numbers, &index);
+    let sizes = sizes(&numbering.numbers, &index);
     let mut users = vec![0u32; sizes.len()];
     needs.iter().flatten().for_each(|&n| users[n as usize] += 1);
     let shares =
         images.iter().zip(&needs).map(|(image, needs)| share(image, needs, &sizes, &users)).collect();
     let file_bytes = file_bytes(store, &images)?;
     let data_bytes = total(images.iter().flat_map(|i| [i.counts.content_bytes, i.counts.residue_bytes]));
-    let object_bytes = total(sizes.iter().map(|s| s.len));
-    let stored_bytes = total(sizes.iter().map(|s| s.stored));
+    // Objects of a damaged image, which is left out, may have numbers too.
+    let used = || sizes.iter().zip(&users).filter(|(_, users)| **users > 0).map(|(size, _)| size);
+    let object_bytes = total(used().map(|s| s.len));
+    let stored_bytes = total(used().map(|s| s.stored));
     let files = total([file_bytes.packs, file_bytes.indexes, file_bytes.images].into_iter());
     let in_packs = total(PackIndex::all(&**store.storage())?.iter().map(PackIndex::stored_bytes));
     Ok(StatsReport {
@@ -136,7 +136,7 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
         versions: images.len() as u64,
         disk_bytes: total(images.iter().map(|i| i.disk_size)),
         data_bytes,
-        objects: sizes.len() as u64,
+        objects: used().count() as u64,
         object_bytes,
         stored_bytes,
         garbage_bytes: in_packs.saturating_sub(stored_bytes),
@@ -147,6 +147,58 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
         similarity: similarity.then(|| compare(&images, &needs, &sizes)),
         growth: growth(&images, &needs, &sizes),
     })
+}
+
+/// Numbers for the objects of a store, by which images are compared.
+#[derive(Default)]
+struct Numbering {
+    numbers: HashMap<ObjectId, Number>,
+    /// For each named object that is not stored as just itself, the numbers of the objects in which it is stored.
+    lists: HashMap<ObjectId, Vec<u32>>,
+}
+
+/// The number of an object.
+struct Number {
+    number: u32,
+    /// True if it is known that the object is named and stored as just itself.
+    is_alone: bool,
+}
+
+impl Numbering {
+    /// Returns the numbers of the objects that an image needs, in ascending order, each once.
+    fn of(&mut self, named: &[ObjectId], objects: &Objects) -> Result<Vec<u32>> {
+        let mut all = Vec::with_capacity(named.len());
+        for id in named {
+            if let Some(known) = self.lists.get(id) {
+                all.extend(known);
+                continue;
+            }
+            if let Some(known) = self.numbers.get(id).filter(|known| known.is_alone) {
+                all.push(known.number);
+                continue;
+            }
+            let (there, _) = with_chunks(id, objects, |_| false)?;
+            if there == [*id] {
+                let known = self.entry(*id);
+                known.is_alone = true;
+                all.push(known.number);
+                continue;
+            }
+            let numbers: Vec<u32> = there.into_iter().map(|id| self.entry(id).number).collect();
+            all.extend(&numbers);
+            if !numbers.is_empty() {
+                self.lists.insert(*id, numbers);
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    fn entry(&mut self, id: ObjectId) -> &mut Number {
+        let number = self.numbers.len() as u32;
+        self.numbers.entry(id).or_insert(Number { number, is_alone: false })
+    }
 }
 
 fn growth(images: &[Image], needs: &[Vec<u32>], sizes: &[Size]) -> Vec<Growth> {
@@ -176,9 +228,9 @@ struct Size {
     stored: u64,
 }
 
-fn sizes(numbers: &HashMap<ObjectId, u32>, index: &Index) -> Vec<Size> {
+fn sizes(numbers: &HashMap<ObjectId, Number>, index: &Index) -> Vec<Size> {
     let mut sizes = vec![Size::default(); numbers.len()];
-    for (id, number) in numbers {
+    for (id, Number { number, .. }) in numbers {
         if let Some(location) = index.get(id) {
             let list = location.encoding.is_list();
             sizes[*number as usize] =

@@ -131,11 +131,11 @@ fn copy_image(
     }
     let objects = from.objects()?;
     let mut needs = Needs::default();
-    if needs.add(stored, &objects)? > 0 {
+    if needs.add(stored.named_objects()?, &objects)? > 0 {
         return Err(Error::store(format!("{}: the store lacks objects that it needs", stored.image.id()))
             .advise("Run `mif fsck` to learn how to repair it"));
     }
-    copy_objects(&objects, needs.objects, writer, known, progress, report)?;
+    copy_objects(&objects, needs.0, writer, known, progress, report)?;
     let files = stored.files()?;
     let more: Vec<(&str, &[u8])> =
         files.more.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();

@@ -154,6 +154,9 @@ impl Group<'_> {
     /// Reads some rows of a required column of text or bytes; `rows` are ascending row numbers within the group.
     pub fn texts_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<ByteArray>> {
         let column = column.into();
+        if rows.len() == self.rows {
+            return self.texts(column);
+        }
         if !self.is_delta(column) {
             let picked = self.pick::<ByteArrayType>(column, rows)?;
             let picked: Result<Vec<_>> =
@@ -185,6 +188,9 @@ impl Group<'_> {
         if self.all_null(column) {
             return Ok(vec![None; rows.len()]);
         }
+        if rows.len() == self.rows {
+            return self.blobs(column);
+        }
         let values = self.pick::<ByteArrayType>(column, rows)?;
         self.unfolded(column, values.iter().flatten())?;
         Ok(values)
@@ -207,6 +213,19 @@ impl Group<'_> {
             }
         }
         if all.len() == self.rows { Ok(all) } else { Err(wrong()) }
+    }
+
+    /// Reads some rows of a column of lists of text or bytes: the number of values of each.
+    pub fn list_lens_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<usize>> {
+        let column = column.into();
+        if rows.len() == self.rows {
+            return Ok(self.lists(column)?.iter().map(Vec::len).collect());
+        }
+        let mut lens = Vec::with_capacity(rows.len());
+        guarded(self.what, || {
+            self.decode_some::<ByteArrayType>(column, rows, |values| lens.push(values.len()))
+        })?;
+        Ok(lens)
     }
 
     /// Reads a column of numbers.
@@ -335,15 +354,23 @@ impl Group<'_> {
 
     /// Reads some rows of a column that is not a list.
     fn pick<T: DataType>(&self, column: usize, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
-        guarded(self.what, || self.decode_some::<T>(column, rows))
+        let mut picked = Vec::with_capacity(rows.len());
+        guarded(self.what, || self.decode_some::<T>(column, rows, |values| picked.push(values.pop())))?;
+        Ok(picked)
     }
 
-    fn decode_some<T: DataType>(&self, column: usize, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
+    /// Decodes some rows of a column and calls `each` with the values of each, in order.
+    fn decode_some<T: DataType>(
+        &self,
+        column: usize,
+        rows: &[usize],
+        mut each: impl FnMut(&mut Vec<T::T>),
+    ) -> Result<()> {
         let wrong = |e| broken(self.what, e);
-        let optional = self.metadata.column(column).column_descr().max_def_level() > 0;
+        let descriptor = self.metadata.column(column).column_descr();
         let mut reader = self.open::<T>(column)?;
-        let (mut picked, mut at) = (Vec::with_capacity(rows.len()), 0);
-        let (mut values, mut def) = (Vec::new(), Vec::new());
+        let (mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new());
+        let mut at = 0;
         for (i, &row) in rows.iter().enumerate() {
             if row < at || row >= self.rows {
                 debug_assert!(i == 0 || rows[i - 1] < row, "rows are asked for in ascending order");
@@ -354,15 +381,17 @@ impl Group<'_> {
             }
             values.clear();
             def.clear();
-            let levels = optional.then_some(&mut def);
-            let (records, ..) = reader.read_records(1, levels, None, &mut values).map_err(wrong)?;
+            rep.clear();
+            let def = (descriptor.max_def_level() > 0).then_some(&mut def);
+            let rep = (descriptor.max_rep_level() > 0).then_some(&mut rep);
+            let (records, ..) = reader.read_records(1, def, rep, &mut values).map_err(wrong)?;
             if records != 1 {
                 return Err(self.short(column));
             }
-            picked.push(values.pop());
+            each(&mut values);
             at = row + 1;
         }
-        Ok(picked)
+        Ok(())
     }
 }
 

@@ -22,10 +22,10 @@ pub use self::glob::PathGlob;
 use self::mounts::Points;
 use crate::error::{Result, damaged};
 use crate::notation;
-use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
+use crate::store::{DamagedImage, Image, ImageName, Objects, Store};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
-use crate::verbs::choose::{ImageFilter, Versions};
+use crate::verbs::choose::{ImageFilter, Versions, named};
 
 /// A search. A row must match every criterion that is given.
 #[derive(Debug, Clone, Default)]
@@ -116,7 +116,8 @@ pub struct Hit {
 
 /// Searches a store on all processors.
 pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<SearchReport> {
-    let (images, mut damaged) = images(store, query, progress)?;
+    let versions = if query.all_versions { Versions::All } else { Versions::Newest };
+    let (images, mut damaged) = named(store, &query.images, &query.filter, versions, progress)?;
     progress.stage("searching", 0);
     let objects: Mutex<Option<Arc<Objects>>> = Mutex::default();
     let objects = || {
@@ -141,44 +142,6 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
     let searched = (images.len() - failed.len()) as u64;
     damaged.extend(failed);
     Ok(SearchReport { searched, damaged, hits, groups: None, left_out: 0 })
-}
-
-/// Versions of images, by name and number.
-type NamedVersions = Vec<(String, u32)>;
-
-/// Returns the versions to search, and damaged images that may be among them.
-fn images(
-    store: &Store,
-    query: &Query,
-    progress: &dyn Progress,
-) -> Result<(NamedVersions, Vec<DamagedImage>)> {
-    let mut images = Vec::new();
-    if !query.filter.is_empty() {
-        let versions = if query.all_versions { Versions::All } else { Versions::Newest };
-        let chosen = query.filter.choose_some(store, versions, progress)?;
-        images.extend(chosen.images.into_iter().map(|image| (image.name, image.version)));
-        return Ok((images, chosen.damaged));
-    }
-    let names: Vec<ImageName> = if query.images.is_empty() {
-        store.names()?.into_iter().map(|name| ImageName { name, version: Selector::Newest }).collect()
-    } else {
-        query.images.clone()
-    };
-    for name in names {
-        let versions = store.versions(&name.name)?;
-        match (&name.version, versions.last()) {
-            (Selector::Newest, Some(_)) if query.all_versions => {
-                images.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
-            }
-            (Selector::Newest, Some(newest)) => images.push((name.name, *newest)),
-            // A name without versions was just removed, unless the user named it.
-            (Selector::Newest, None) if query.images.is_empty() => {}
-            _ => images.push((name.name.clone(), store.image(&name)?.image.version)),
-        }
-    }
-    images.sort();
-    images.dedup();
-    Ok((images, Vec::new()))
 }
 
 fn search_image(
