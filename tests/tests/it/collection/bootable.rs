@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use mif_tests::debian::{TOOLS, boots_on, boots_with, changed, make_disk, tree, tree_of};
-use mif_tests::{WorkFolder, have, run, work_folder};
+use mif_tests::{WorkFolder, have, is_root, run, work_folder};
 use serde_json::Value;
 
 const CONTROLLERS: &[&str] =
@@ -40,6 +40,9 @@ const EXPORTED: &[(&str, &str, &[&str], u32)] = &[
     ("grub-mbr", "gpt-both", &["--table", "gpt", "--boot", "both"], 512),
     ("grub-mbr", "gpt-4kn", &["--table", "gpt", "--boot", "uefi", "--sector-size", "4096"], 4096),
     ("grub-uefi", "uefi-both", &["--boot", "both"], 512),
+    ("grub-xfs", "xfs-both", &["--table", "gpt", "--boot", "both"], 512),
+    ("grub-btrfs", "btrfs-both", &["--table", "gpt", "--boot", "both"], 512),
+    ("grub-btrfs", "btrfs-4kn", &["--table", "gpt", "--boot", "uefi", "--sector-size", "4096"], 4096),
 ];
 
 /// The machines for those disks: the controller, and whether the firmware is UEFI.
@@ -169,7 +172,18 @@ fn the_verdict_is_that_of_a_real_boot_and_what_is_fixed_boots() {
         std::os::unix::fs::FileExt::write_all_at(&file, &[0; 440], 0).unwrap();
         run(&mut work.mif(&["import", "grub-uefi.raw"]));
     }
-    let exported = EXPORTED.iter().filter(|(from, ..)| grub.is_some() || !from.starts_with("grub"));
+    // Filesystems that only the kernel fills.
+    let has_kernel = grub.is_some() && is_root() && have(&["mkfs.xfs", "mkfs.btrfs"]);
+    for fs in ["xfs", "btrfs"].into_iter().filter(|_| has_kernel) {
+        let name = format!("grub-{fs}.raw");
+        make_disk(grub.as_ref().unwrap(), &work.at(&name), &format!("--table mbr --fs {fs}"));
+        run(&mut work.mif(&["import", &name]));
+    }
+    let is_made = |from: &str| match from {
+        "grub-xfs" | "grub-btrfs" => has_kernel,
+        _ => grub.is_some() || !from.starts_with("grub"),
+    };
+    let exported = EXPORTED.iter().filter(|(from, ..)| is_made(from));
     for (number, (from, name, options, sector)) in exported.enumerate() {
         if grub.is_none() && *from == "gpt" {
             continue;
