@@ -145,7 +145,7 @@ pub fn build(
         let len = partition.len;
         let params = match draft {
             Some(draft) => {
-                let params = volume.planner(len, draft, options)?;
+                let params = volume.planner(len, draft, options).map_err(|e| e.within(&volume.name))?;
                 params.plan(&draft.tree).map_err(|e| Error::from(e).within(&volume.name))?;
                 Some(params)
             }

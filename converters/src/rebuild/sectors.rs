@@ -3,9 +3,10 @@
 
 use mif_formats::Source;
 use mif_formats::partition::types::BIOS_BOOT;
-use mif_formats::partition::{Partition, SECTOR_SIZES, Table, TableKind};
+use mif_formats::partition::{SECTOR_SIZES, Table, TableKind};
 
 use super::reshape::Reshape;
+use super::table::is_extended;
 use crate::compose::planner::planner_of;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
@@ -41,7 +42,11 @@ pub(super) fn resectored(scan: &Scan, reshape: &Reshape) -> Result<Option<Resect
     }
     let mut new = Resectored { size, ..Resectored::default() };
     let mut refused = Vec::new();
-    for volume in &scan.volumes {
+    let of_extended = |volume: &&ScannedVolume| {
+        let mut partitions = scan.table.partitions.iter().filter(|p| is_extended(p));
+        partitions.any(|p| volume_name(p.slot) == volume.name)
+    };
+    for volume in scan.volumes.iter().filter(|volume| !of_extended(volume)) {
         match judge(scan, volume, size)? {
             Use::AsItIs => {}
             Use::Planned => new.planned.push(volume.name.clone()),
@@ -179,7 +184,6 @@ fn unaligned(table: &Table, size: u32) -> Vec<String> {
     if table.kind == TableKind::None {
         return Vec::new();
     }
-    let is_extended = |p: &&Partition| ["0x05", "0x0f", "0x85"].contains(&p.type_id.as_str());
     let parts = table.partitions.iter().filter(|p| !is_extended(p) && !p.start.is_multiple_of(size.into()));
     let say = |slot, start| {
         format!("{} begins at byte {start}, which is no whole number of such sectors", volume_name(slot))

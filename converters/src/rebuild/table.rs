@@ -244,7 +244,7 @@ pub(super) fn converted(
 fn to_gpt(old: &Table, ids: &NewIds) -> Converted {
     let mut table = old.clone();
     (table.kind, table.id) = (TableKind::Gpt, Some(uuid::text(&ids.uuid("disk"))));
-    table.partitions.retain(|p| !matches!(number(&p.type_id), Some(0x05 | 0x0f | 0x85)));
+    table.partitions.retain(|p| !is_extended(p));
     let mut notes = Vec::new();
     for partition in &mut table.partitions {
         let known = TYPES.iter().find(|(_, byte)| number(&partition.type_id) == Some(*byte));
@@ -304,6 +304,11 @@ fn to_mbr(scan: &Scan, ids: &NewIds) -> Result<Converted> {
 /// Returns the attributes of a partition in another kind of table: whether a BIOS starts from it.
 fn active_as(from: TableKind, to: TableKind, attributes: u64) -> u64 {
     if attributes & active_bit(from) != 0 { active_bit(to) } else { 0 }
+}
+
+/// Returns true for a partition of an MBR that only holds logical ones.
+pub(super) fn is_extended(partition: &Partition) -> bool {
+    matches!(number(&partition.type_id), Some(0x05 | 0x0f | 0x85))
 }
 
 /// Returns the number of an MBR's type of partitions.

@@ -20,11 +20,11 @@ use crate::disk::compare::compare_bits;
 use crate::error::{Error, Result};
 use crate::image::{OpenImage, Origin};
 use crate::rebuild::{Base, Draft, IdsReport, Reshape, Size};
-use crate::store::StoredDisk;
+use crate::store::{Provenance, StoredDisk};
 use crate::task::progress::{Progress, interrupted};
 use crate::tree::new_content::NewContents;
 use crate::verbs::inspect::info;
-use crate::verbs::transfer::receipt::Pending;
+use crate::verbs::transfer::receipt::{Pending, Receipt, digest};
 
 /// Options of `export` and `convert`.
 #[derive(Debug, Clone, Default)]
@@ -234,7 +234,23 @@ pub fn export(
         seconds: started.elapsed().as_secs_f64(),
     };
     if let Some(receipt) = receipt {
-        receipt.write(&report, image, &options.command, &*disk, progress)?;
+        receipt.write(&Receipt {
+            tool: Provenance::of("export").tool,
+            command: &options.command,
+            image: &report.image,
+            layout_digest: layout_digest(image),
+            output: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            format: &report.format,
+            target: report.target,
+            rules: report.rules,
+            options: &report.options,
+            disk_size: report.disk_size,
+            sector_size,
+            disk_digest: digest(&*disk, progress)?.to_string(),
+            planned: &report.planned,
+            notes: &report.notes,
+            ids: report.ids.as_ref(),
+        })?;
     }
     Ok(report)
 }
@@ -441,7 +457,7 @@ fn grown(image: &OpenImage, target: &Platform, form: &Form, reshape: &Reshape) -
 }
 
 /// Returns the digest of a stored image's layout, which identifies its bits.
-pub(super) fn layout_digest(image: &OpenImage) -> Option<&str> {
+fn layout_digest(image: &OpenImage) -> Option<&str> {
     match &image.origin {
         Origin::Stored { stored, .. } => Some(&stored.image.layout_digest),
         Origin::File { .. } => None,

@@ -9,12 +9,9 @@ use mif_formats::container::{Output, OutputKind, Pull};
 use mif_formats::disk_digest::{self, DiskDigest};
 use serde::Serialize;
 
-use super::export::{ExportReport, layout_digest};
 use crate::deliver::platform::Rule;
 use crate::error::{Error, Result};
-use crate::image::OpenImage;
 use crate::rebuild::IdsReport;
-use crate::store::Provenance;
 use crate::task::progress::Progress;
 
 /// A receipt that is written once the export is done.
@@ -22,26 +19,27 @@ pub(super) struct Pending {
     file: Output,
 }
 
+/// What a receipt says.
 #[derive(Serialize)]
-struct Receipt<'a> {
-    tool: String,
-    command: &'a [String],
-    image: &'a str,
+pub(super) struct Receipt<'a> {
+    pub(super) tool: String,
+    pub(super) command: &'a [String],
+    pub(super) image: &'a str,
     /// The digest of the stored image's layout, which identifies its bits; `None` if the image is a file.
-    layout_digest: Option<&'a str>,
+    pub(super) layout_digest: Option<&'a str>,
     /// The name of the file, without its directory.
-    output: String,
-    format: &'a str,
-    target: Option<&'a str>,
-    rules: &'a [Rule],
-    options: &'a [String],
-    disk_size: u64,
-    sector_size: u32,
+    pub(super) output: String,
+    pub(super) format: &'a str,
+    pub(super) target: Option<&'a str>,
+    pub(super) rules: &'a [Rule],
+    pub(super) options: &'a [String],
+    pub(super) disk_size: u64,
+    pub(super) sector_size: u32,
     /// The digest of the disk in the file, whatever container it is in.
-    disk_digest: String,
-    planned: &'a [String],
-    notes: &'a [String],
-    ids: Option<&'a IdsReport>,
+    pub(super) disk_digest: String,
+    pub(super) planned: &'a [String],
+    pub(super) notes: &'a [String],
+    pub(super) ids: Option<&'a IdsReport>,
 }
 
 impl Pending {
@@ -58,34 +56,9 @@ impl Pending {
         Ok(Pending { file })
     }
 
-    /// Writes the receipt of a finished export of `disk`.
-    pub(super) fn write(
-        self,
-        report: &ExportReport,
-        image: &OpenImage,
-        command: &[String],
-        disk: &dyn Source,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let name = Path::new(&report.output).file_name();
-        let receipt = Receipt {
-            tool: Provenance::of("export").tool,
-            command,
-            image: &report.image,
-            layout_digest: layout_digest(image),
-            output: name.map_or_else(|| report.output.clone(), |name| name.to_string_lossy().into_owned()),
-            format: &report.format,
-            target: report.target,
-            rules: report.rules,
-            options: &report.options,
-            disk_size: report.disk_size,
-            sector_size: report.sector_size,
-            disk_digest: digest(disk, progress)?.to_string(),
-            planned: &report.planned,
-            notes: &report.notes,
-            ids: report.ids.as_ref(),
-        };
-        let mut text = serde_json::to_string_pretty(&receipt).expect("plain values");
+    /// Writes the receipt of a finished export.
+    pub(super) fn write(self, receipt: &Receipt<'_>) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(receipt).expect("plain values");
         text.push('\n');
         let file = self.file.files().next().expect("it was created");
         file.write_at(0, text.as_bytes())?;
@@ -95,7 +68,7 @@ impl Pending {
 }
 
 /// Returns the digest of a disk.
-fn digest(disk: &dyn Source, progress: &dyn Progress) -> Result<DiskDigest> {
+pub(super) fn digest(disk: &dyn Source, progress: &dyn Progress) -> Result<DiskDigest> {
     progress.stage("digesting", disk.len());
     let mut blocks = Vec::new();
     Pull::new(disk, progress).run(

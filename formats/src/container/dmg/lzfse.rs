@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::lzvn;
+use super::lzvn::{self, copy};
 use crate::bytes::{le32, le64};
 
 type Result<T> = std::result::Result<T, &'static str>;
@@ -185,21 +185,6 @@ impl Block {
         }
         Ok(literals)
     }
-}
-
-/// Copies a match of `len` bytes from `distance` back. Source and target may overlap.
-pub(super) fn copy(out: &mut [u8], done: usize, distance: usize, len: usize) -> Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    let from = done.checked_sub(distance).filter(|_| distance > 0).ok_or("a match begins before the data")?;
-    if len > out.len() - done {
-        return Err("it is too long");
-    }
-    for i in 0..len {
-        out[done + i] = out[from + i];
-    }
-    Ok(())
 }
 
 /// Decodes the frequencies of all symbols, in codes of 2 to 14 bits, the lowest bits first.
