@@ -28,7 +28,8 @@ pub struct OpenImage {
 /// suffix of a container format.
 #[must_use]
 pub fn is_path(image: &str) -> bool {
-    image.contains('/') || container::has_suffix(Path::new(image)) && Path::new(image).is_file()
+    let path = Path::new(image);
+    image.contains('/') || container::has_suffix(path) && (path.is_file() || container::is_bundle(path))
 }
 
 /// The place of an image.

@@ -13,6 +13,13 @@ mod xpress;
 /// The largest size of an extent in bytes, both encoded and decoded.
 pub const MAX: u32 = 4 << 20;
 
+/// Decodes an LZO1X stream, whose output must fit in `out`. Returns the number of bytes decoded.
+///
+/// The error is a predicate without a subject.
+pub(crate) fn decode_lzo(stream: &[u8], out: &mut [u8]) -> Result<usize, String> {
+    lzo::decode(stream, out)
+}
+
 /// The encoding of an extent's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -87,7 +87,7 @@ pub fn boots_with(disk: &Path, efi: bool, controller: &str, sector: u32) -> bool
     let log = disk.with_extension(format!("{controller}-{efi}.log"));
     let mut boot = tool(repo().join("fixtures/boot"));
     boot.arg(disk).args(["--disk", controller, "--sector-size", &sector.to_string()]);
-    boot.args(["--timeout", "400", "--log"]).arg(&log);
+    boot.args(["--timeout", "600", "--log"]).arg(&log);
     if efi {
         boot.arg("--efi");
     }

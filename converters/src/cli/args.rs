@@ -149,7 +149,7 @@ A volume grows into the free space after it. If a partition is in the way, it mo
         #[arg(
             long,
             value_name = "DIR",
-            conflicts_with_all = ["image", "output", "backing", "rewrite", "size", "resize", "new_ids", "sector_size", "table", "boot"]
+            conflicts_with_all = ["image", "output", "backing", "rewrite", "receipt", "size", "resize", "new_ids", "sector_size", "table", "boot"]
         )]
         all: Option<PathBuf>,
         /// With --all: export all versions, as NAME@VERSION

@@ -197,6 +197,9 @@ pub(super) struct Write {
     /// Read the output back and compare it with the disk
     #[arg(long)]
     pub(super) verify: bool,
+    /// Also write FILE, in JSON: the image, the target and its rules, the options, and the digest of the disk
+    #[arg(long, value_name = "FILE")]
+    pub(super) receipt: Option<PathBuf>,
 }
 
 /// How to print a listing.
@@ -217,9 +220,19 @@ pub(super) fn command_line() -> Vec<String> {
 }
 
 pub(super) fn export_options(format: Option<String>, write: Write) -> Result<ExportOptions> {
-    let Write { options, backing, force, rewrite, verify } = write;
+    let Write { options, backing, force, rewrite, verify, receipt } = write;
     let options = key_values(&options)?;
-    Ok(ExportOptions { format, options, backing, force, rewrite, verify, ..ExportOptions::default() })
+    Ok(ExportOptions {
+        format,
+        options,
+        backing,
+        force,
+        rewrite,
+        verify,
+        receipt,
+        command: command_line(),
+        ..ExportOptions::default()
+    })
 }
 
 /// Returns the ID of a group given by its number or by its name in `/etc/group`.

@@ -238,9 +238,14 @@ pub(super) fn info(info: &ImageInfo) -> String {
         let when = time(Some(Timestamp { secs: stored.provenance.time as i64, nanos: 0 }));
         let _ = writeln!(
             out,
-            "  made           by {} on {when} from {}",
+            "  made           by {} on {when} from {}{}",
             printable(&stored.provenance.operation),
-            printable(from)
+            printable(from),
+            stored
+                .provenance
+                .target
+                .as_ref()
+                .map_or(String::new(), |target| format!(" for {}", printable(target)))
         );
         let counts = &stored.counts;
         let _ = writeln!(

@@ -61,6 +61,7 @@ Examples:
 disk.toml:
   table = \"gpt\"                  # gpt, mbr or none
   size = \"4G\"                    # default: what the volumes need
+  sector-size = 4096             # of a disk with such logical sectors [default: 512]
   [boot]                         # paths relative to disk.toml
   mbr = \"boot.img\"               # boot code, up to 440 bytes
   core = \"core.img\"              # for the BIOS boot partition, or the gap after an MBR
@@ -94,6 +95,9 @@ devices and holes come from the tree. FAT does not store owners and modes, so th
         /// Derive UUIDs that DESCRIPTION does not set from TEXT: the same text gives the same UUIDs
         #[arg(long, value_name = "TEXT")]
         seed: Option<String>,
+        /// Logical sector size of the disk, 512 or 4096, instead of that in DESCRIPTION
+        #[arg(long, value_name = "BYTES")]
+        sector_size: Option<u32>,
         /// Creation time of the filesystems, in seconds since 1970 [default: now]
         #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", hide_env_values = true)]
         time: Option<u32>,
@@ -146,7 +150,7 @@ impl Context {
                 self.warn(&report.warnings);
                 Ok(report.failed.is_empty())
             }
-            Trees::Build { description, tree, name, seed, time, new } => {
+            Trees::Build { description, tree, name, seed, sector_size, time, new } => {
                 let _fresh = self.fresh_store();
                 self.make_shared(&new)?;
                 let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
@@ -155,7 +159,8 @@ impl Context {
                     None => NewIds::random()?,
                 };
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
-                let options = BuildOptions { name, ids, time: time.unwrap_or(now), command: command_line() };
+                let (time, command) = (time.unwrap_or(now), command_line());
+                let options = BuildOptions { name, ids, time, sector_size, command };
                 let report = {
                     let bar = self.bar(&options.name);
                     mif::build(&store, &description, &tree, &options, &bar)?

@@ -60,7 +60,7 @@ pub(super) fn descriptor(
     file_size: u64,
 ) -> String {
     let Settings { cpus, memory, is_efi } = settings;
-    let name = escape(delivery.name);
+    let (name, origin) = (escape(delivery.name), escape(&delivery.origin()));
     let capacity = delivery.disk.len().next_multiple_of(512);
     let (os, vmware_os, description) = os_type(delivery.system);
     let description = escape(&description);
@@ -148,6 +148,10 @@ pub(super) fn descriptor(
   <VirtualSystem ovf:id="{name}">
     <Info>A virtual machine</Info>
     <Name>{name}</Name>
+    <AnnotationSection>
+      <Info>Where this machine comes from</Info>
+      <Annotation>{origin}</Annotation>
+    </AnnotationSection>
     <OperatingSystemSection ovf:id="{os}" vmw:osType="{vmware_os}">
       <Info>The operating system</Info>
       <Description>{description}</Description>

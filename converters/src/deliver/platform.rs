@@ -36,6 +36,10 @@ pub struct Form {
     pub wrapper: Wrapper,
     /// The size of the disk is a multiple of this number of bytes.
     pub size_step: u64,
+    /// The disk has at least this number of bytes.
+    pub size_min: u64,
+    /// The name of the file begins so.
+    pub prefix: &'static str,
 }
 
 /// An archive around a disk.
@@ -90,7 +94,7 @@ pub struct Rule {
 }
 
 const fn plain(suffixes: &'static [&'static str], format: &'static str) -> Form {
-    Form { suffixes, format, options: &[], wrapper: Wrapper::None, size_step: 1 }
+    Form { suffixes, format, options: &[], wrapper: Wrapper::None, size_step: 1, size_min: 0, prefix: "" }
 }
 
 const fn rule(rule: &'static str, page: &'static str) -> Rule {
@@ -105,12 +109,13 @@ const SPARSE: &[(&str, &str)] = &[("subformat", "monolithicSparse")];
 /// An OVA for a machine with this hardware.
 const fn ova(system: &'static str, network: &'static str) -> Form {
     let wrapper = Wrapper::Appliance(Machine { system, network });
-    Form { suffixes: &["ova"], format: "vmdk", options: STREAM, wrapper, size_step: 512 }
+    Form { options: STREAM, wrapper, size_step: 512, ..plain(&["ova"], "vmdk") }
 }
 
 /// A backup of Proxmox VE, compressed with zstd or not.
 const fn vma(suffixes: &'static [&'static str], is_compressed: bool) -> Form {
-    Form { suffixes, format: "raw", options: &[], wrapper: Wrapper::Backup { is_compressed }, size_step: 512 }
+    let wrapper = Wrapper::Backup { is_compressed };
+    Form { wrapper, size_step: 512, prefix: "vzdump-qemu-", ..plain(suffixes, "raw") }
 }
 
 const OVF: &str = "https://www.dmtf.org/sites/default/files/standards/documents/DSP0243_2.1.1.pdf";
@@ -162,6 +167,10 @@ pub static PLATFORMS: &[Platform] = &[
             rule(
                 "`qmrestore` takes a backup with the machine's configuration, whose comment maps each disk to its device.",
                 "https://github.com/proxmox/qemu-server/blob/master/src/test/run_qemu_restore_config_tests.pl",
+            ),
+            rule(
+                "The name of a backup begins with `vzdump-qemu-`.",
+                "https://github.com/nix-community/nixos-generators/issues/364",
             ),
         ],
     },
@@ -217,7 +226,12 @@ pub static PLATFORMS: &[Platform] = &[
     Platform {
         name: "azure",
         title: "Azure",
-        forms: &[Form { options: &[("subformat", "fixed")], size_step: MIB, ..plain(&["vhd"], "vpc") }],
+        forms: &[Form {
+            options: &[("subformat", "fixed")],
+            size_step: MIB,
+            size_min: 20 * MIB,
+            ..plain(&["vhd"], "vpc")
+        }],
         rules: &[
             rule(
                 "A fixed VHD; VHDX and dynamic VHDs are refused.",
@@ -226,6 +240,10 @@ pub static PLATFORMS: &[Platform] = &[
             rule(
                 "The disk has a whole number of MiB, and `current_size` in the footer says so.",
                 "https://learn.microsoft.com/en-us/azure/virtual-machines/linux/create-upload-generic#resizing-vhds",
+            ),
+            rule(
+                "A managed disk has at least 20 MiB.",
+                "https://github.com/microsoft/AzureStorageExplorer/issues/3033",
             ),
         ],
     },
@@ -331,9 +349,19 @@ impl Platform {
                 .iter()
                 .any(|suffix| name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')))
         };
-        forms.iter().find(ends).ok_or_else(|| {
+        let form = forms.iter().find(ends).ok_or_else(|| {
             Error::usage(format!("{}: {} takes {}", path.display(), self.title, self.suffixes()))
-        })
+        })?;
+        if !name.starts_with(form.prefix) {
+            let problem = format!(
+                "{}: {} takes only files whose name begins with {}",
+                path.display(),
+                self.title,
+                form.prefix
+            );
+            return Err(Error::usage(problem).advise(format!("For example, {}{name}", form.prefix)));
+        }
+        Ok(form)
     }
 
     /// Returns the suffixes of the files that it takes: `.qcow2, .raw or .img`.
@@ -377,7 +405,7 @@ impl Form {
     /// Returns the size of a disk of `size` bytes, rounded up to what the target takes.
     #[must_use]
     pub fn rounded(&self, size: u64) -> u64 {
-        size.next_multiple_of(self.size_step)
+        size.max(self.size_min).next_multiple_of(self.size_step)
     }
 }
 
@@ -394,7 +422,7 @@ mod tests {
         assert!(error.contains(".tar.gz or .tgz"), "{error}");
         let azure = Platform::find("azure").unwrap();
         let form = azure.form(Path::new("web.vhd")).unwrap();
-        assert_eq!(form.rounded(MIB + 512), 2 * MIB);
+        assert_eq!([512, 20 * MIB + 512].map(|size| form.rounded(size)), [20 * MIB, 21 * MIB]);
         let option = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
         assert!(form.options(azure, &option("subformat", "dynamic")).is_err());
         assert_eq!(form.options(azure, &option("subformat", "fixed")).unwrap().0.len(), 2);
@@ -410,7 +438,7 @@ mod tests {
         for target in PLATFORMS {
             for form in target.forms {
                 for suffix in form.suffixes {
-                    let chosen = target.form(Path::new(&format!("name.{suffix}"))).unwrap();
+                    let chosen = target.form(Path::new(&format!("{}name.{suffix}", form.prefix))).unwrap();
                     assert!(std::ptr::eq(chosen, form), "{} {suffix}", target.name);
                 }
             }

@@ -1,4 +1,4 @@
-//! A Vagrant box for the provider libvirt: a tar with `metadata.json`, a `Vagrantfile` and the disk as qcow2.
+//! A Vagrant box for the provider libvirt: a tar with `metadata.json`, `info.json`, a `Vagrantfile` and the disk as qcow2.
 
 use mif_formats::container::Output;
 
@@ -21,8 +21,16 @@ pub(super) fn write(delivery: &Delivery<'_>, output: &mut Output, progress: &dyn
         "format": "qcow2",
         "virtual_size": delivery.disk.len().div_ceil(GIB),
     });
+    // What `vagrant box list --box-info` shows.
+    let info = serde_json::json!({
+        "image": delivery.image,
+        "layout_digest": delivery.layout_digest,
+        "made_by": "mif",
+        "target": delivery.target,
+    });
     let file = output.around()?;
     let at = write_member(file, 0, "metadata.json", format!("{metadata}\n").as_bytes())?;
+    let at = write_member(file, at, "info.json", format!("{info}\n").as_bytes())?;
     let at = write_member(file, at, "Vagrantfile", VAGRANTFILE.as_bytes())?;
     output.embed(at + BLOCK, DISK);
     delivery.format.create(delivery.disk, output, delivery.options, progress)?;

@@ -225,9 +225,19 @@ impl Machine {
         lines.push(format!("ostype: {system}"));
         lines.push(format!("{device}: local:vm-100-disk-0,size={size}"));
         lines.extend(controller.map(|controller| format!("scsihw: {controller}")));
+        // Comments before the settings are the machine's notes.
+        lines.insert(0, format!("#{}", encoded(&delivery.origin())));
         lines.push(format!("#qmdump#map:{device}:drive-{device}::raw:"));
         lines.into_iter().map(|line| line + "\n").collect()
     }
+}
+
+/// Returns a text as Proxmox VE keeps it in notes: `%` and what is not plain ASCII as the hex digits of bytes.
+fn encoded(text: &str) -> String {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'%';
+    let encode =
+        |byte: u8| if is_plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(encode).collect()
 }
 
 /// Returns a name as DNS allows it.
@@ -257,6 +267,11 @@ mod tests {
         assert_eq!(extent[48..56], [0, 0, 0, 1, 0, 0, 0, 4]);
         assert_eq!(extent[56..64], [0, 2, 0, 1, 0, 0, 0, 5]);
         assert_eq!((extent[512], extent[512 + BLOCK + 4999 - 4096]), (1, 2));
+    }
+
+    #[test]
+    fn notes_are_encoded() {
+        assert_eq!(encoded("from web@1 (50%)\né"), "from web@1 (50%25)%0A%C3%A9");
     }
 
     #[test]

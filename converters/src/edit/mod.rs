@@ -69,6 +69,8 @@ pub struct CustomizeOptions {
     pub dry_run: bool,
     /// The command line, for the images' records.
     pub command: Vec<String>,
+    /// The target that the images are made for, for their records.
+    pub target: Option<String>,
 }
 
 /// The report of `customize`.
@@ -171,6 +173,7 @@ pub fn customize(
                     operation: "customize".into(),
                     command: options.command.clone(),
                     recipe: Some(report.recipe.clone()),
+                    target: options.target.clone(),
                     ..Default::default()
                 };
                 let image = base.publish(store, draft, &edited.files.rows(), &rebuild)?;

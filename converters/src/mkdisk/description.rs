@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use mif_formats::fs::{self, Driver};
-use mif_formats::partition::TableKind;
 use mif_formats::partition::types::{BASIC_DATA, BIOS_BOOT, ESP, ESP_IN_MBR, LINUX, SWAP};
+use mif_formats::partition::{SECTOR_SIZES, TableKind};
 use mif_formats::uuid;
 use serde::Deserialize;
 
@@ -25,6 +25,9 @@ pub(super) struct Description {
     /// Partitions begin at multiples of this.
     #[serde(default = "one_mebibyte")]
     pub(super) align: Bytes,
+    /// The logical sector size of the disk in bytes: 512 or 4096.
+    #[serde(default = "usual_sector")]
+    pub(super) sector_size: u32,
     /// GPT: the disk's GUID. MBR: its signature, as 8 hex digits.
     #[serde(default)]
     pub(super) id: Option<String>,
@@ -112,6 +115,13 @@ fn one_mebibyte() -> Bytes {
     Bytes(1 << 20)
 }
 
+/// The usual logical sector size in bytes.
+pub(super) const SECTOR: u32 = 512;
+
+fn usual_sector() -> u32 {
+    SECTOR
+}
+
 impl TryFrom<String> for Bytes {
     type Error = Error;
 
@@ -134,10 +144,11 @@ impl TryFrom<String> for VolumeSize {
 }
 
 impl Description {
-    /// Reads the file at `path`. The files it names are relative to its directory.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    /// Reads the file at `path`. The files it names are relative to its directory. `sector_size` replaces that of the
+    /// description.
+    pub(super) fn read(path: &Path, sector_size: Option<u32>) -> Result<Self> {
         let text = named::read_text(path)?;
-        let mut description = Self::parse(&text).map_err(|e| {
+        let mut description = Self::parse(&text, sector_size).map_err(|e| {
             let message = format!("{}: {}", path.display(), e.message());
             match e.advice() {
                 Some(advice) => Error::usage(message).advise(advice),
@@ -151,9 +162,10 @@ impl Description {
         Ok(description)
     }
 
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    fn parse(text: &str, sector_size: Option<u32>) -> Result<Self> {
         let mut description: Description =
             toml::from_str(text).map_err(|e| Error::usage(named::toml_problem(text, &e)))?;
+        description.sector_size = sector_size.unwrap_or(description.sector_size);
         description.check()?;
         Ok(description)
     }
@@ -171,6 +183,15 @@ impl Description {
         }
         if !self.align.0.is_multiple_of(4096) || self.align.0 == 0 {
             return Err(Error::usage("align must be a multiple of 4096"));
+        }
+        if !SECTOR_SIZES.contains(&self.sector_size) {
+            return Err(Error::usage(format!("sector-size = {}: expected 512 or 4096", self.sector_size)));
+        }
+        if self.sector_size != SECTOR && (self.boot.mbr.is_some() || self.boot.core.is_some()) {
+            return Err(Error::usage(format!(
+                "boot.mbr and boot.core are for a BIOS, which starts no disk with sectors of {} bytes",
+                self.sector_size
+            )));
         }
         let mut taken: Vec<u32> = self.volumes.iter().filter_map(|volume| volume.slot).collect();
         let mut mounts = Vec::new();
@@ -289,7 +310,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_in_words() {
         let refused = |text: &str, words: &str| {
-            let error = Description::parse(text).unwrap_err().to_string();
+            let error = Description::parse(text, None).unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error}");
         };
         refused("table = 'gpt'", "volume");
@@ -306,5 +327,7 @@ mod tests {
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\nsize='1X'", "invalid size");
         refused("table = 'mbr'\n[[volume]]\nfs='ext4'\ntype='0x05'", "unknown type");
         refused("table = 'none'\n[[volume]]\nfs='ext4'\nmount='etc'", "must be an absolute path");
+        refused("table = 'gpt'\nsector-size=1000\n[[volume]]\nfs='ext4'", "expected 512 or 4096");
+        refused("table = 'mbr'\nsector-size=4096\n[boot]\nmbr='x'\n[[volume]]\nfs='ext4'", "for a BIOS");
     }
 }

@@ -71,6 +71,8 @@ pub struct BuildOptions {
     pub ids: NewIds,
     /// The creation time, in seconds since 1970.
     pub time: u32,
+    /// The logical sector size of the disk in bytes, instead of that in the description.
+    pub sector_size: Option<u32>,
     /// The command line, for the image's record.
     pub command: Vec<String>,
 }
@@ -122,7 +124,7 @@ pub fn build(
 ) -> Result<BuildReport> {
     let started = Instant::now();
     check_name(&options.name)?;
-    let description = Description::read(description)?;
+    let description = Description::read(description, options.sector_size)?;
     let boot = BootCode::read(&description)?;
     progress.stage("listing", 0);
     let Input { members, tar, mut notes } = Input::open(tree)?;
@@ -143,7 +145,7 @@ pub fn build(
         let len = partition.len;
         let params = match draft {
             Some(draft) => {
-                let params = volume.planner(len, draft, options)?;
+                let params = volume.planner(len, draft, options).map_err(|e| e.within(&volume.name))?;
                 params.plan(&draft.tree).map_err(|e| Error::from(e).within(&volume.name))?;
                 Some(params)
             }
@@ -182,7 +184,8 @@ pub fn build(
     let rows: Vec<&Row> = volumes.iter().flat_map(|volume| &volume.rows).collect();
     let planned: Vec<String> =
         volumes.iter().zip(&drafts).filter(|(_, d)| d.is_some()).map(|(v, _)| v.name.clone()).collect();
-    let made = Made::read_back(StoredDisk::new(layout.clone(), objects.clone()), &rows, &planned)?;
+    let disk = StoredDisk::new(layout.clone(), objects.clone()).with_sectors_of(table.sector_size);
+    let made = Made::read_back(disk, &rows, &planned)?;
     let (packages_file, unread) = packages::table(&made.rows, &objects, made.devices())?;
     notes.extend(unread);
     let source = Some(tree.display().to_string());
@@ -219,6 +222,8 @@ pub fn build(
 /// A volume with its files.
 struct MadeVolume<'d> {
     name: String,
+    /// The logical sector size of the disk in bytes.
+    sector_size: u32,
     description: &'d VolumeDescription,
     rows: Vec<Row>,
     /// The place of each row's content.
@@ -267,6 +272,7 @@ fn split<'d>(
         .iter()
         .map(|volume| MadeVolume {
             name: volume_name(volume.slot.expect("each has one")),
+            sector_size: description.sector_size,
             description: volume,
             rows: Vec::new(),
             contents: Vec::new(),
@@ -393,6 +399,7 @@ impl MadeVolume<'_> {
             label: &self.label()?,
             time: options.time,
             nodes: draft.tree.nodes().len() as u64,
+            sector_size: self.sector_size,
             block_size: *block_size,
             inodes: *inodes,
             features,
@@ -527,8 +534,8 @@ fn place(
         (TableKind::Gpt, None) => Some(uuid::text(&options.ids.uuid("disk"))),
         (TableKind::Mbr, None) => Some(format!("{:08x}", options.ids.id32("disk"))),
     };
-    let mut table =
-        Table { kind, sector_size: SECTOR as u32, id, partitions: Vec::new(), warnings: Vec::new() };
+    let sector_size = description.sector_size;
+    let mut table = Table { kind, sector_size, id, partitions: Vec::new(), warnings: Vec::new() };
     let tail = write::tail(None, &table)?;
     let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
     let mut rest = None;
@@ -554,10 +561,10 @@ fn place(
             size.next_multiple_of(if kind == TableKind::None { 4096 } else { align.min(1 << 20) }),
         );
     }
-    let head = if kind == TableKind::None { 0 } else { align };
+    let head = write::head(&table).next_multiple_of(align);
     let used = sizes.values().fold(head, |at, size| at.next_multiple_of(align.max(1)).saturating_add(*size));
     let size = match description.size {
-        Some(size) => size.0.next_multiple_of(SECTOR),
+        Some(size) => size.0.next_multiple_of(sector_size.into()),
         None => {
             used.saturating_add(tail).next_multiple_of(if kind == TableKind::None { 4096 } else { 1 << 20 })
         }

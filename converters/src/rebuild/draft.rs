@@ -10,7 +10,7 @@ use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::Row;
 
 use super::arrange::Arrangement;
-use super::firmware::firmware;
+use super::firmware::{Firmware, firmware};
 use super::ids::{Identities, IdsReport, Rewritten};
 use super::reshape::Reshape;
 use super::sectors::resectored;
@@ -50,6 +50,8 @@ pub struct RebuildOptions {
     pub recipe: Option<String>,
     /// Where the edits came from, for the image's record.
     pub source: Option<String>,
+    /// The target that it is made for, for the image's record.
+    pub target: Option<String>,
 }
 
 /// The image to rebuild from, with the state that all images made from it share, read once.
@@ -230,7 +232,10 @@ impl<'a> Base<'a> {
             Ok(files)
         };
         let mut new = Cow::Borrowed(new);
-        let mut converted = converted(&self.scan, reshape, || files(&new, Timestamp { secs: 0, nanos: 0 }))?;
+        let fresh =
+            reshape.new_ids.as_ref().map(|ids| Identities::of_volumes(&self.scan, ids)).transpose()?;
+        let mut converted =
+            converted(&self.scan, reshape, fresh.as_ref(), || files(&new, Timestamp { secs: 0, nanos: 0 }))?;
         let firmware = firmware(&self.scan, reshape, &mut converted, |time| files(&new, time))?;
         let own_rows: Option<Vec<Row>> = firmware.as_ref().map(|firmware| {
             new.to_mut().extend(firmware.new.iter().map(|(id, content)| (*id, content.clone())));
@@ -240,28 +245,21 @@ impl<'a> Base<'a> {
         let resectored = resectored(&self.scan, reshape)?;
         let for_sectors = resectored.as_ref().map_or(&[][..], |new| &new.planned);
         always.extend_from_slice(for_sectors);
-        let mut rewritten = Rewritten::new();
-        let mut identities = None;
-        if let Some(ids) = &reshape.new_ids {
-            let mut fresh = Identities::new(&self.scan, ids)?;
-            let contents = ContentLookup { objects: &self.objects, new: &new };
-            let more;
-            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents, &self.objects)?;
-            new.to_mut().extend(more);
-            always.extend(fresh.volumes().map(str::to_owned));
-            identities = Some(fresh);
-        }
+        let (mut rewritten, mut left) = (Rewritten::new(), Vec::new());
         if let Some(converted) = converted.as_ref().filter(|new| new.is_other_kind) {
-            (rewritten, new) = self.refer_to(converted, rows, new)?;
-            let mut fresh = Identities::of_table(&converted.changes);
+            (rewritten, new) = self.refer_to(converted, rows, new, &mut left)?;
+        }
+        let mut identities = self.identities(fresh, reshape, converted.as_ref());
+        if let Some(identities) = &mut identities {
             let contents = ContentLookup { objects: &self.objects, new: &new };
+            let added = firmware.as_ref().and_then(Firmware::added_volume);
             let (again, more) = {
                 let rows = with_rewritten(rows, &rewritten);
-                fresh.rewrite(&rows, &self.scan, contents, &self.objects)?
+                identities.rewrite(&rows, &self.scan, added, contents, &self.objects)?
             };
             rewritten.extend(again);
             new.to_mut().extend(more);
-            identities = Some(fresh);
+            always.extend(identities.volumes().map(str::to_owned));
         }
         let rows = with_rewritten(rows, &rewritten);
         let mut volumes = Vec::new();
@@ -275,12 +273,7 @@ impl<'a> Base<'a> {
                 _ => None,
             };
             let mut volume = match added {
-                Some(mut added) => {
-                    if let Some(new) = &resectored {
-                        added.params.set_sector_size(new.size)?;
-                    }
-                    added
-                }
+                Some(added) => added,
                 None => self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?,
             };
             if let Some(new) = resectored.as_ref().filter(|new| new.planned.contains(&name)) {
@@ -291,7 +284,7 @@ impl<'a> Base<'a> {
             }
             volumes.push(volume);
         }
-        let (arrangement, patches) = shape(
+        let (mut arrangement, patches) = shape(
             &self.scan,
             &mut volumes,
             reshape,
@@ -299,18 +292,42 @@ impl<'a> Base<'a> {
             resectored.as_ref(),
             converted.as_ref(),
         )?;
+        arrangement.notes.extend(left);
         let ids = identities.map(|identities| identities.report);
         let slots = converted.map_or_else(BTreeMap::new, |converted| converted.slots);
         let renamed = slots.iter().map(|(old, new)| (volume_name(*old), volume_name(*new))).collect();
         Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids, renamed, rows: own_rows })
     }
 
-    /// Rewrites the configurations of GRUB that name partitions of the old table.
+    /// Returns the new identities of the disk: `volumes`, if they are asked for, and those of its table.
+    fn identities(
+        &self,
+        volumes: Option<Identities>,
+        reshape: &Reshape,
+        converted: Option<&Converted>,
+    ) -> Option<Identities> {
+        let of_other_kind = converted.filter(|new| new.is_other_kind);
+        if volumes.is_none() && of_other_kind.is_none() {
+            return None;
+        }
+        let mut new = volumes.unwrap_or_default();
+        match (of_other_kind, &reshape.new_ids) {
+            (Some(converted), _) => new.add_table(&converted.changes),
+            (None, Some(ids)) => new.name_table(&self.scan.table, ids),
+            (None, None) => {}
+        }
+        new.is_boot_code_new |= converted.is_some_and(|converted| converted.core.is_some());
+        Some(new)
+    }
+
+    /// Rewrites the configurations of GRUB that name partitions of the old table. Those that cannot be written are in
+    /// `left`, each as a sentence.
     fn refer_to<'n>(
         &self,
         converted: &Converted,
         rows: &[&Row],
         mut new: Cow<'n, NewContents>,
+        left: &mut Vec<String>,
     ) -> Result<(Rewritten, Cow<'n, NewContents>)> {
         let mut rewritten = Rewritten::new();
         for (number, row) in rows.iter().enumerate() {
@@ -322,12 +339,20 @@ impl<'a> Base<'a> {
             };
             let is_planned =
                 find_volume(&self.scan, &row.volume).is_ok_and(|volume| volume.planned().is_some());
-            if let Some(text) = converted.grub_config(row, read)?.filter(|_| is_planned) {
+            let Some(text) = converted.grub_config(row, read)? else { continue };
+            if is_planned {
                 let content = NewContent::of_bytes(text);
                 let mut changed = (*row).clone();
                 (changed.body, changed.node.size) = (Some(content.body()), content.source.len());
                 new.to_mut().insert(content.id, content);
                 rewritten.insert(number, changed);
+            } else {
+                left.push(format!(
+                    "{}:{}: names partitions as in the old table, and was not changed because mif cannot write its volume: \
+                     what GRUB searches by a UUID it still finds",
+                    row.volume,
+                    row.path_text()
+                ));
             }
         }
         Ok((rewritten, new))
@@ -385,6 +410,7 @@ impl<'a> Base<'a> {
             command: options.command.clone(),
             recipe: options.recipe.clone(),
             source: options.source.clone(),
+            target: options.target.clone(),
             ..Provenance::of(&options.operation)
         };
         made.publish(store, &options.name, &packages, provenance)

@@ -3,17 +3,15 @@
 
 use mif_formats::Source;
 use mif_formats::partition::types::BIOS_BOOT;
-use mif_formats::partition::{Table, TableKind};
+use mif_formats::partition::{SECTOR_SIZES, Table, TableKind};
 
 use super::reshape::Reshape;
+use super::table::is_extended;
 use crate::compose::planner::planner_of;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
 use crate::guest::boot::BOOT_CODE;
 use crate::store::{FilesystemRecord, volume_name};
-
-/// The logical sector sizes of disks, in bytes.
-const SIZES: [u32; 2] = [512, 4096];
 
 /// How many bytes of a volume that has no readable filesystem are examined.
 const HEAD: u64 = 64 << 10;
@@ -36,7 +34,7 @@ pub(super) struct Resectored {
 /// Fails if a volume cannot be used on a disk with such sectors, and names all of them.
 pub(super) fn resectored(scan: &Scan, reshape: &Reshape) -> Result<Option<Resectored>> {
     let Some(size) = reshape.sector_size else { return Ok(None) };
-    if !SIZES.contains(&size) {
+    if !SECTOR_SIZES.contains(&size) {
         return Err(Error::usage(format!("--sector-size {size}: expected 512 or 4096")));
     }
     if size == scan.table.sector_size {
@@ -44,7 +42,11 @@ pub(super) fn resectored(scan: &Scan, reshape: &Reshape) -> Result<Option<Resect
     }
     let mut new = Resectored { size, ..Resectored::default() };
     let mut refused = Vec::new();
-    for volume in &scan.volumes {
+    let of_extended = |volume: &&ScannedVolume| {
+        let mut partitions = scan.table.partitions.iter().filter(|p| is_extended(p));
+        partitions.any(|p| volume_name(p.slot) == volume.name)
+    };
+    for volume in scan.volumes.iter().filter(|volume| !of_extended(volume)) {
         match judge(scan, volume, size)? {
             Use::AsItIs => {}
             Use::Planned => new.planned.push(volume.name.clone()),
@@ -52,11 +54,26 @@ pub(super) fn resectored(scan: &Scan, reshape: &Reshape) -> Result<Option<Resect
             Use::Refused(why) => refused.push(format!("{}: {why}", volume.name)),
         }
     }
+    let mut advice = Vec::new();
+    if !refused.is_empty() {
+        advice.push(format!(
+            "copy the files of such a volume to a new filesystem: `mif extract IMAGE -o files.tar`, then `mif build` with \
+             --sector-size {size}"
+        ));
+    }
+    let has_logical = scan.table.kind == TableKind::Mbr && scan.table.partitions.iter().any(|p| p.slot > 4);
+    if has_logical && reshape.table != Some(TableKind::Gpt) {
+        refused.push("its MBR has logical partitions, whose chain counts in sectors".to_owned());
+        advice.push("pass --table gpt, in which they are partitions like others".to_owned());
+    }
     refused.extend(unaligned(&scan.table, size));
     if !refused.is_empty() {
         let problem = format!("the disk cannot have sectors of {size} bytes: {}", refused.join("; "));
-        return Err(Error::unsupported(problem)
-            .advise("Copy the files of such a volume to a new filesystem made for these sectors"));
+        let error = Error::unsupported(problem);
+        return Err(match advice.is_empty() {
+            true => error,
+            false => error.advise(capitalized(&advice.join("; "))),
+        });
     }
     let table = match scan.table.kind {
         TableKind::None => "the disk is",
@@ -156,16 +173,18 @@ fn luks_sector(head: &[u8]) -> Option<u32> {
     }
 }
 
-/// Returns the partitions of a table that do not begin at whole sectors of `size` bytes, or whose places cannot be
-/// converted, each as a sentence.
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// Returns the partitions of a table that do not begin at whole sectors of `size` bytes, each as a sentence. (An extended
+/// partition only holds others.)
 fn unaligned(table: &Table, size: u32) -> Vec<String> {
     if table.kind == TableKind::None {
         return Vec::new();
     }
-    if table.kind == TableKind::Mbr && table.partitions.iter().any(|p| p.slot > 4) {
-        return vec!["its MBR has logical partitions".into()];
-    }
-    let parts = table.partitions.iter().filter(|p| !p.start.is_multiple_of(size.into()));
+    let parts = table.partitions.iter().filter(|p| !is_extended(p) && !p.start.is_multiple_of(size.into()));
     let say = |slot, start| {
         format!("{} begins at byte {start}, which is no whole number of such sectors", volume_name(slot))
     };

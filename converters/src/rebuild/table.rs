@@ -16,7 +16,7 @@ use mif_formats::partition::{Partition, Table, TableKind};
 use mif_formats::source::is_zero;
 use mif_formats::uuid;
 
-use super::ids::IdChange;
+use super::ids::{IdChange, Identities};
 use super::reshape::{NewIds, Reshape};
 use crate::boot::grub::core::{KERNEL_SECTOR, is_boot_sector, of_program, version};
 use crate::boot::grub::image::Image;
@@ -205,21 +205,24 @@ pub(super) fn grub_name(kind: TableKind) -> &'static str {
 /// The sector of a BIOS, in bytes.
 pub(super) const SECTOR: u64 = 512;
 
-/// Returns the table that `reshape` asks for, or `None` if it is of that kind already. `files` are those of the disk.
+/// Returns the table that `reshape` asks for, or `None` if it is of that kind already. `volumes` are new identities of
+/// volumes, `files` the files of the disk.
 pub(super) fn converted(
     scan: &Scan,
     reshape: &Reshape,
+    volumes: Option<&Identities>,
     files: impl FnOnce() -> Result<Files>,
 ) -> Result<Option<Converted>> {
     let Some(kind) = reshape.table.filter(|kind| *kind != scan.table.kind) else { return Ok(None) };
     if scan.table.kind == TableKind::None || kind == TableKind::None {
         return Err(Error::unsupported("the disk has no partition table, so it gets none of another kind"));
     }
-    if reshape.new_ids.is_some() {
-        return Err(Error::usage("--table gives the disk and its partitions new identities by itself")
-            .advise("Leave out --new-ids; give the new disk new identities once it is imported"));
-    }
-    let ids = NewIds { seed: format!("table {}", scan.table.id.as_deref().unwrap_or_default()).into_bytes() };
+    // Derived from the old ones, so that the same image gives the same disk.
+    let derived = || {
+        let seed = format!("table {}", scan.table.id.as_deref().unwrap_or_default());
+        NewIds { seed: seed.into_bytes() }
+    };
+    let ids = reshape.new_ids.clone().unwrap_or_else(derived);
     let mut new = match kind {
         TableKind::Gpt => to_gpt(&scan.table, &ids),
         _ => to_mbr(scan, &ids)?,
@@ -233,7 +236,7 @@ pub(super) fn converted(
             volume_name(*slot)
         ));
     }
-    boot_code(scan, kind, &mut new, files)?;
+    boot_code(scan, kind, &mut new, volumes, files)?;
     name_all(scan, kind, &mut new, &ids);
     Ok(Some(new))
 }
@@ -241,7 +244,7 @@ pub(super) fn converted(
 fn to_gpt(old: &Table, ids: &NewIds) -> Converted {
     let mut table = old.clone();
     (table.kind, table.id) = (TableKind::Gpt, Some(uuid::text(&ids.uuid("disk"))));
-    table.partitions.retain(|p| !matches!(number(&p.type_id), Some(0x05 | 0x0f | 0x85)));
+    table.partitions.retain(|p| !is_extended(p));
     let mut notes = Vec::new();
     for partition in &mut table.partitions {
         let known = TYPES.iter().find(|(_, byte)| number(&partition.type_id) == Some(*byte));
@@ -303,6 +306,11 @@ fn active_as(from: TableKind, to: TableKind, attributes: u64) -> u64 {
     if attributes & active_bit(from) != 0 { active_bit(to) } else { 0 }
 }
 
+/// Returns true for a partition of an MBR that only holds logical ones.
+pub(super) fn is_extended(partition: &Partition) -> bool {
+    matches!(number(&partition.type_id), Some(0x05 | 0x0f | 0x85))
+}
+
 /// Returns the number of an MBR's type of partitions.
 fn number(type_id: &str) -> Option<u8> {
     u8::from_str_radix(type_id.strip_prefix("0x")?, 16).ok()
@@ -345,6 +353,7 @@ fn boot_code(
     scan: &Scan,
     kind: TableKind,
     new: &mut Converted,
+    volumes: Option<&Identities>,
     files: impl FnOnce() -> Result<Files>,
 ) -> Result<()> {
     if scan.disk.len() < SECTOR {
@@ -391,6 +400,7 @@ fn boot_code(
         prefix.map_or_else(|| image.core.prefix.clone(), |text| String::from_utf8_lossy(&text).into_owned());
     image.set_prefix(&prefix);
     image.change_config(|config| grub_text(config, kind, &new.slots));
+    image.change_config(|config| volumes.and_then(|volumes| volumes.replaced(config)));
     // It is named with the other partitions.
     let place = new.core_place(scan.disk.len(), |_| None)?;
     let core = place.encode(&image)?;

@@ -212,6 +212,9 @@ pub struct Provenance {
     /// The digest of the edits that made it from its parent: BLAKE3 in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<String>,
+    /// The target of `check --fix` that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// A version that was removed.
@@ -242,6 +245,7 @@ impl Provenance {
             command: Vec::new(),
             files: Vec::new(),
             recipe: None,
+            target: None,
         }
     }
 

@@ -44,7 +44,7 @@ fn length(bytes: &[u8], at: usize) -> Result<usize, String> {
 }
 
 /// Decodes an LZO1X stream, whose output must fit in `out`. Returns the number of bytes decoded.
-fn decode(stream: &[u8], out: &mut [u8]) -> Result<usize, String> {
+pub(super) fn decode(stream: &[u8], out: &mut [u8]) -> Result<usize, String> {
     let mut decoder = Decoder { stream, at: 0, out, done: 0 };
     decoder.run()?;
     Ok(decoder.done)
@@ -137,7 +137,7 @@ impl Decoder<'_> {
         let from = self.stream.get(self.at..self.at + len).ok_or("ends within literals")?;
         self.out
             .get_mut(self.done..self.done + len)
-            .ok_or("decodes to more than a sector")?
+            .ok_or("decodes to more than fits")?
             .copy_from_slice(from);
         self.at += len;
         self.done += len;
@@ -148,7 +148,7 @@ impl Decoder<'_> {
     fn copy(&mut self, distance: usize, len: usize) -> Result<(), String> {
         let start = self.done.checked_sub(distance).ok_or("refers to bytes before its beginning")?;
         if len > self.out.len() - self.done {
-            return Err("decodes to more than a sector".to_owned());
+            return Err("decodes to more than fits".to_owned());
         }
         for i in 0..len {
             self.out[self.done + i] = self.out[start + i];

@@ -61,9 +61,9 @@ pub static FORMATS: &[&dyn Format] = &[
 ];
 
 /// Suffixes of files that are read but not written: other containers, compressed files, and archives.
-const READ_ONLY: [&str; 16] = [
-    "dmg", "hdd", "hds", "qed", "xz", "gz", "zst", "bz2", "lz4", "lzma", "tar", "tgz", "ova", "box", "zip",
-    "vma",
+const READ_ONLY: [&str; 17] = [
+    "dmg", "hdd", "hds", "qed", "xz", "gz", "zst", "bz2", "lz4", "lzo", "lzma", "tar", "tgz", "ova", "box",
+    "zip", "vma",
 ];
 
 /// The largest disk that is opened, in bytes: 1 PiB. It is far above the limits of hypervisors, and it keeps sums of
@@ -170,7 +170,10 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
 /// A file that no format recognises is raw. Fails if the file does not exist (`NotFound`), is a directory, or is empty
 /// (`Corrupt`), or if it has several disks (`Ambiguous`).
 pub fn open_observed(path: &Path, options: &OpenOptions, observer: &dyn Observer) -> Result<Disk> {
-    let (path, member) = split_member(path);
+    let (mut path, member) = split_member(path);
+    if is_bundle(&path) {
+        path.push(parallels::DESCRIPTOR);
+    }
     let opener = Opener::new(&path, options)?;
     let outer = opener.open_image(&path)?;
     let found = wrapped::unwrap(outer, member.as_deref(), options, observer)?;
@@ -178,13 +181,19 @@ pub fn open_observed(path: &Path, options: &OpenOptions, observer: &dyn Observer
     let mut disk = open_file(found.file, &opener)?;
     disk.details.splice(0..0, found.details);
     disk.warnings.splice(0..0, found.warnings);
-    if let (Some(snapshot), false) = (&options.snapshot, disk.format == "qcow2") {
+    if let (Some(snapshot), false) = (&options.snapshot, matches!(disk.format, "qcow2" | "parallels")) {
         return Err(at("").file(&path).unsupported(format!(
             "--snapshot {snapshot:?}: {} images have no internal snapshots",
             disk.format
         )));
     }
     Ok(disk)
+}
+
+/// Returns true if a directory holds one disk: a bundle of Parallels.
+#[must_use]
+pub fn is_bundle(path: &Path) -> bool {
+    path.is_dir() && path.join(parallels::DESCRIPTOR).is_file()
 }
 
 /// Opens one image of a chain.

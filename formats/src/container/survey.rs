@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::archive::folder_of;
-use super::{FORMATS, foreign, has_written_suffix};
+use super::{FORMATS, foreign, has_written_suffix, parallels};
 use crate::error::{Result, at};
 use crate::source::Source;
 use crate::wrapper::{
@@ -20,7 +20,7 @@ pub(super) struct Survey {
     kind: ArchiveKind,
     /// The members that look like disks, by name.
     pub(super) disks: Vec<String>,
-    /// The members that a VMDK descriptor names as its extents.
+    /// The members that the descriptor of a disk in several files names.
     extents: Vec<String>,
     /// The OVF descriptor, by name.
     pub(super) descriptor: Option<(String, Result<Descriptor, String>)>,
@@ -83,6 +83,15 @@ impl Survey {
         if head.starts_with(b"# Disk DescriptorFile") {
             let folder = folder_of(&member.name);
             self.extents.extend(extents_in(&head).map(|name| format!("{folder}{name}")));
+        }
+        let is_descriptor = base == parallels::DESCRIPTOR;
+        if is_descriptor && let Ok(text) = text(parallels::MAX_DESCRIPTOR) {
+            let folder = folder_of(&member.name);
+            let descriptor = parallels::Descriptor::parse(&text, None);
+            let files = descriptor.iter().flat_map(parallels::Descriptor::files);
+            // The path may be that of another machine.
+            let beside = |name: &str| format!("{folder}{}", name.rsplit('/').next().unwrap_or_default());
+            self.extents.extend(files.flat_map(|name| [format!("{folder}{name}"), beside(name)]));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::archive::{Archive, Stop, folder_of};
 use super::file::ImageFile;
 use super::opener::Opener;
+use super::parallels::DESCRIPTOR;
 use super::survey::{Survey, holds_disk, suffix_of};
 use super::{FORMATS, Observer, OpenOptions, has_written_suffix};
 use crate::error::{Error, ErrorKind, Result, at};
@@ -38,12 +39,18 @@ pub fn split_member(path: &Path) -> (PathBuf, Option<String>) {
 }
 
 /// Suffixes of compressed files.
-const PACKED: [&str; 7] = ["xz", "gz", "zst", "bz2", "lz4", "lzma", "zstd"];
+const PACKED: [&str; 8] = ["xz", "gz", "zst", "bz2", "lz4", "lzo", "lzma", "zstd"];
 
 /// Returns the name of a file without its suffix, and without that of what is compressed in it: `web` for `web.qcow2`,
 /// `web.qcow2.xz` and `web.tar.gz`.
 #[must_use]
 pub fn stem(path: &Path) -> String {
+    // The directory of a bundle names the disk.
+    if path.file_name().is_some_and(|name| name == DESCRIPTOR)
+        && let Some(bundle) = path.parent().filter(|bundle| bundle.file_name().is_some())
+    {
+        return stem(bundle);
+    }
     let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     let suffix = suffix_of(&text(path.file_name()));
     let stem = text(path.file_stem());
@@ -318,6 +325,13 @@ pub fn wrapped(path: &Path, options: &OpenOptions, observer: &dyn Observer) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_names_its_disk() {
+        assert_eq!(stem(Path::new("vm.pvm/web.hdd/DiskDescriptor.xml")), "web");
+        assert_eq!(stem(Path::new("web.hdd")), "web");
+        assert_eq!(stem(Path::new("DiskDescriptor.xml")), "DiskDescriptor");
+    }
 
     #[test]
     fn a_member_is_named_after_two_slashes_behind_a_file() {

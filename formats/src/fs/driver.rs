@@ -85,6 +85,8 @@ pub struct NewVolume<'a> {
     pub time: u32,
     /// The minimum number of nodes that it must have room for.
     pub nodes: u64,
+    /// Bytes per logical sector of the disk: nothing on the volume is smaller.
+    pub sector_size: u32,
     /// Bytes per block, if not the default for its size.
     pub block_size: Option<u32>,
     /// Number of inodes, if not the default for its size.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::mbr::Mbr;
-use super::{Builder, Claim};
+use super::{Builder, Claim, SECTOR_SIZES};
 use crate::bytes::{le16, le32, le64};
 use crate::checksum::fits;
 use crate::error::{At, Result, at};
@@ -20,7 +20,6 @@ const MAX_ARRAY_BYTES: u64 = 4 << 20;
 /// The longest entry in bytes. The specification allows 128 × 2ⁿ; in practice it is 128.
 const MAX_ENTRY_BYTES: u32 = 4096;
 
-const SECTOR_SIZES: [u32; 2] = [512, 4096];
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_SIZE: usize = 92;
 const ENTRY_SIZE: usize = 128;

@@ -20,6 +20,9 @@ pub mod write;
 #[cfg(test)]
 mod tests;
 
+/// The logical sector sizes of disks, in bytes.
+pub const SECTOR_SIZES: [u32; 2] = [512, 4096];
+
 /// The most warnings that are kept for a table; the rest are counted.
 const MAX_WARNINGS: usize = 32;
 

@@ -21,6 +21,17 @@ pub(super) const RECORD: usize = 16;
 /// The end of the boot code and the offset of the disk's signature.
 const SIGNATURE: usize = 440;
 
+/// Returns the number of bytes at the start of a disk that belong to a new table.
+#[must_use]
+pub fn head(table: &Table) -> u64 {
+    let sector = u64::from(table.sector_size);
+    match table.kind {
+        TableKind::Gpt => gpt::Whole::empty(sector).first_usable() * sector,
+        TableKind::Mbr => sector,
+        TableKind::None => 0,
+    }
+}
+
 /// Returns the number of bytes at the end of a disk that belong to its table: a GPT's backup.
 pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
     let sector = u64::from(table.sector_size);

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::lzop::{self, LzopDecoder};
 use crate::bytes::le32;
 
 /// The largest dictionary of an xz or LZMA stream, with the decoder's own tables, in bytes. (`xz -9` needs 65 MiB, and
@@ -30,12 +31,14 @@ pub enum Codec {
     Bzip2,
     /// LZ4 frames, also of the first version.
     Lz4,
+    /// Files of lzop.
+    Lzop,
 }
 
 impl Codec {
     /// Recognises a compressed file by its first bytes; `len` is its length.
     pub(super) fn of(head: &[u8], len: u64) -> Option<Self> {
-        let starts = [Codec::Gzip, Codec::Xz, Codec::Zstd, Codec::Lz4];
+        let starts = [Codec::Gzip, Codec::Xz, Codec::Zstd, Codec::Lz4, Codec::Lzop];
         let found =
             starts.into_iter().find(|codec| codec.magics().iter().any(|magic| head.starts_with(magic)));
         // pzstd puts the size of each frame into a frame that is skipped; lz4 knows the same frames.
@@ -54,6 +57,7 @@ impl Codec {
             Codec::Zstd => &[b"\x28\xb5\x2f\xfd"],
             Codec::Bzip2 => &[b"BZh"],
             Codec::Lz4 => &[b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"],
+            Codec::Lzop => &[lzop::MAGIC],
             Codec::Lzma => &[],
         }
     }
@@ -68,6 +72,7 @@ impl Codec {
             Codec::Zstd => "zstd data",
             Codec::Bzip2 => "bzip2 data",
             Codec::Lz4 => "LZ4 data",
+            Codec::Lzop => "lzop data",
         }
     }
 
@@ -120,6 +125,7 @@ pub(super) enum Decoder<R: BufRead> {
     Zstd(zstd::stream::read::Decoder<'static, R>),
     Bzip2(bzip2::bufread::BzDecoder<R>),
     Lz4(lz4_flex::frame::FrameDecoder<R>),
+    Lzop(LzopDecoder<R>),
 }
 
 impl<R: BufRead> Decoder<R> {
@@ -148,6 +154,7 @@ impl<R: BufRead> Decoder<R> {
             }
             Codec::Bzip2 => Decoder::Bzip2(bzip2::bufread::BzDecoder::new(input)),
             Codec::Lz4 => Decoder::Lz4(lz4_flex::frame::FrameDecoder::new(input)),
+            Codec::Lzop => Decoder::Lzop(LzopDecoder::new(input)?),
         })
     }
 
@@ -160,6 +167,7 @@ impl<R: BufRead> Decoder<R> {
             Decoder::Zstd(decoder) => decoder.into_inner(),
             Decoder::Bzip2(decoder) => decoder.into_inner(),
             Decoder::Lz4(decoder) => decoder.into_inner(),
+            Decoder::Lzop(decoder) => decoder.into_inner(),
         }
     }
 }
@@ -173,6 +181,7 @@ impl<R: BufRead> Read for Decoder<R> {
             Decoder::Zstd(decoder) => decoder.read(buf),
             Decoder::Bzip2(decoder) => decoder.read(buf),
             Decoder::Lz4(decoder) => decoder.read(buf),
+            Decoder::Lzop(decoder) => decoder.read(buf),
         }
     }
 }

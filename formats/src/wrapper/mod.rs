@@ -6,6 +6,7 @@
 
 mod codec;
 mod input;
+mod lzop;
 mod ovf;
 mod pieces;
 mod stream;
@@ -54,13 +55,14 @@ pub enum ArchiveKind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Compressed(Codec::Gzip),
         Kind::Compressed(Codec::Xz),
         Kind::Compressed(Codec::Lzma),
         Kind::Compressed(Codec::Zstd),
         Kind::Compressed(Codec::Bzip2),
         Kind::Compressed(Codec::Lz4),
+        Kind::Compressed(Codec::Lzop),
         Kind::Archive(ArchiveKind::Tar),
         Kind::Archive(ArchiveKind::Zip),
         Kind::Archive(ArchiveKind::Vma),

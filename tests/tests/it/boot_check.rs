@@ -295,6 +295,11 @@ fn a_fix_adds_drivers_to_the_initramfs_that_modprobe_finds() {
     fs::write(disk.work.at("recipe.toml"), recipe).unwrap();
     disk.edit("by-recipe", &["--recipe", "recipe.toml", "--time", "1700000000"]);
     run(&mut disk.work.mif(&["verify", "on-nvme", "by-recipe"]));
+    // The log says for which target an image was made.
+    let log = run(&mut disk.work.mif(&["log", "on-nvme"]));
+    assert!(log.contains(" for qemu, after good@"), "{log}");
+    let log = run(&mut disk.work.mif(&["log", "by-recipe"]));
+    assert!(!log.contains(" for qemu"), "{log}");
 
     let initrd = format!("boot/initrd.img-{RELEASE}");
     let bytes = run_bytes(disk.work.mif(&["cat", "on-nvme"]).arg(format!("/{initrd}")));
@@ -602,6 +607,62 @@ fn images_of_public_reports_are_judged_as_they_turned_out() {
         .concat(),
     );
     assert!(disk.verdict("newest", &[], "does_not_boot").contains("vmlinuz-new-"));
+}
+
+/// Each is the smallest image of a public report; the address is beside it.
+#[test]
+fn images_that_did_not_start_after_a_move_are_judged_as_they_turned_out() {
+    let Some(disk) = Disk::new() else { return };
+    let cfg = "/boot/grub/grub.cfg";
+    // github.com/oxidecomputer/propolis/issues/590: a kernel for clouds that is started without an initramfs has virtio built
+    // in, and NVMe only as a module.
+    let builtin: String =
+        ["fs/ext4/ext4", "fs/jbd2/jbd2", "drivers/virtio/virtio", "drivers/virtio/virtio_ring"]
+            .iter()
+            .chain(&["drivers/virtio/virtio_pci", "drivers/block/virtio_blk"])
+            .map(|path| format!("kernel/{path}.ko\n"))
+            .collect();
+    let root = "PARTUUID=6d69662d-6465-6269-616e-000000000010";
+    let builtin = format!("--write=/usr/lib/modules/{RELEASE}/modules.builtin:{builtin}");
+    let drop_initrd = format!("{cfg}:s/^initrd.*//");
+    let by_partition = format!("{cfg}:s/root=UUID={ROOT}/root={root}/");
+    disk.edit("cloud", &[&builtin, "--edit", &drop_initrd, "--edit", &by_partition]);
+    assert_eq!(disk.verdict("cloud", &[], "boots"), "");
+    let said = disk.verdict("cloud", &["--disk", "nvme"], "does_not_boot");
+    assert!(said.contains("there is no initramfs, and nvme"), "{said}");
+    // github.com/cloud-hypervisor/rust-hypervisor-firmware/issues/382: "Cannot open root device LABEL=": the kernel knows
+    // labels only by udev, in an initramfs.
+    let by_label = format!("{cfg}:s/root=UUID={ROOT}/root=LABEL=mif-root/");
+    disk.edit("label", &[&builtin, "--edit", &drop_initrd, "--edit", &by_label]);
+    let said = disk.verdict("label", &[], "does_not_boot");
+    assert!(said.contains("LABEL=mif-root"), "{said}");
+    disk.edit("label-early", &["--edit", &by_label]);
+    assert_eq!(disk.verdict("label-early", &[], "boots"), "");
+    // github.com/cilium/little-vm-helper-images/pull/390: a filesystem that is not there, with and without `nofail`.
+    disk.edit("host", &["--append=/etc/fstab:LABEL=host /host ext4 defaults 0 0"]);
+    assert!(disk.verdict("host", &[], "does_not_boot").contains("LABEL=host on /host"));
+    disk.edit("host-or-not", &["--append=/etc/fstab:LABEL=host /host ext4 nofail 0 0"]);
+    assert_eq!(disk.verdict("host-or-not", &[], "boots"), "");
+    // github.com/cloudbase/coriolis/pull/473: the EFI system partition by its label.
+    let efi = |label: &str| format!("--append=/etc/fstab:LABEL={label} /boot/efi vfat umask=0077 0 1");
+    disk.edit("esp", &["--mkdir=/boot/efi", &efi("ESP")]);
+    assert_eq!(disk.verdict("esp", &[], "boots"), "");
+    disk.edit("uefi", &["--mkdir=/boot/efi", &efi("UEFI")]);
+    assert!(disk.verdict("uefi", &[], "does_not_boot").contains("LABEL=UEFI on /boot/efi"));
+    // github.com/systemd/mkosi/issues/2436: "failed to load Boot0001: Not Found", with an empty EFI system partition.
+    disk.edit("empty-esp", &["--delete=p15:/EFI"]);
+    disk.verdict("empty-esp", &["--firmware", "uefi"], "does_not_boot");
+    assert_eq!(disk.verdict("empty-esp", &[], "boots"), "");
+    // github.com/wazuh/wazuh-virtual-machines/issues/575: an appliance for a BIOS, on a machine with UEFI.
+    let mut make = tool(repo().join("fixtures/debian-disk"));
+    make.arg(disk.work.at("tree.tar"))
+        .arg(disk.work.at("bios.raw"))
+        .args(["--table", "mbr", "--size", "150M"]);
+    run(&mut make);
+    run(&mut disk.work.mif(&["import", "bios.raw"]));
+    assert_eq!(disk.verdict("bios", &[], "boots"), "");
+    let said = disk.verdict("bios", &["--firmware", "uefi"], "does_not_boot");
+    assert!(said.contains("EFI system partition"), "{said}");
 }
 
 /// Debian's own programs, signed: GRUB's configuration is in a FAT inside of it, and leads to the directory of the

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mif_tests::disk::{TOOLS, assert_gpt, assert_sound, blkid, cut, parts};
 use mif_tests::listing::{self, compare};
-use mif_tests::{debian, have, mif, repo, run, run_failing, snapshot, tool, work_folder};
+use mif_tests::{debian, have, json, mif, repo, run, run_failing, snapshot, tool, work_folder};
 
 const ROOT: &str = "6d69662d-6465-6269-616e-000000000001";
 
@@ -161,6 +161,73 @@ fn an_mbr_disk_with_boot_code_is_made() {
     assert!(dump.contains("label-id: 0x1234abcd") && dump.contains("type=83, bootable"), "{dump}");
     let bytes = fs::read(at("disk.raw")).unwrap();
     assert!(bytes[..440] == [0x90; 440] && bytes[512..30_512] == [0xC0; 30_000]);
+}
+
+#[test]
+fn a_disk_for_sectors_of_4096_bytes_has_no_smaller_units() {
+    if !have(&["fdisk", "sgdisk", "e2fsck", "fsck.fat", "mdir"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    fs::create_dir_all(at("tree/boot/efi/EFI/BOOT")).unwrap();
+    fs::write(at("tree/boot/efi/EFI/BOOT/BOOTX64.EFI"), vec![5; 70_000]).unwrap();
+    fs::write(at("tree/file"), "x").unwrap();
+    // An ext4 of this size has blocks of 1 KiB otherwise.
+    let volumes = "[[volume]]\nslot = 3\nmount = \"/boot/efi\"\nfs = \"fat\"\nsize = \"40M\"\n\
+        [[volume]]\nslot = 2\nfs = \"swap\"\nsize = \"8M\"\n\
+        [[volume]]\nslot = 1\nmount = \"/\"\nfs = \"ext4\"\nsize = \"64M\"\n";
+    for (table, align, first) in [("gpt", "1M", 256), ("mbr", "1M", 256), ("gpt", "4K", 6), ("mbr", "4K", 1)]
+    {
+        let text = format!("table = \"{table}\"\nalign = \"{align}\"\nsector-size = 4096\n{volumes}");
+        fs::write(at("disk.toml"), text).unwrap();
+        build(&at("store"), &at("disk.toml"), &at("tree"));
+        run(mif(&at("store")).args(["export", "disk", "--force"]).arg(at("disk.raw")));
+        let listed =
+            run(tool("fdisk").args(["-b", "4096", "-l", "-o", "Device,Start,Sectors"]).arg(at("disk.raw")));
+        let places: Vec<Vec<u64>> = (1..=3)
+            .map(|slot| {
+                let name = format!("disk.raw{slot} ");
+                let line = listed.lines().find_map(|line| line.split_once(&name)).expect("it is listed").1;
+                line.split_whitespace().map(|number| number.parse().unwrap()).collect()
+            })
+            .collect();
+        assert_eq!(places[2], [first, 10_240], "{listed}");
+        let report = json(&at("store"), &["info", "disk"]);
+        assert_eq!(report["table"]["sector_size"], 4096, "{report:#}");
+        cut(&at("disk.raw"), places[2][0] * 4096, 40 << 20, &at("esp"));
+        run(tool("fsck.fat").arg("-n").arg(at("esp")));
+        assert_eq!(fs::read(at("esp")).unwrap()[11..13], [0, 16], "4096 bytes per sector");
+        assert!(
+            run(tool("mdir").args(["-b", "-i"]).arg(at("esp")).arg("::/EFI/BOOT")).contains("BOOTX64.EFI")
+        );
+        cut(&at("disk.raw"), places[0][0] * 4096, 64 << 20, &at("root"));
+        run(tool("e2fsck").arg("-fn").arg(at("root")));
+        // s_log_block_size
+        assert_eq!(fs::read(at("root")).unwrap()[1024 + 24], 2);
+    }
+    // The option takes the place of the key.
+    for (key, words) in [("sector-size = 4096\n", &[][..]), ("", &["--sector-size", "4096"])] {
+        fs::write(at("disk.toml"), format!("table = \"gpt\"\n{key}{volumes}")).unwrap();
+        let mut build = mif(&at("store"));
+        build.args(["build", "--as", "same", "--seed", "one", "--time", "1700000000"]).args(words);
+        run(build.arg(at("disk.toml")).arg(at("tree")));
+    }
+    run(mif(&at("store")).args(["verify", "same@1", "same@2"]));
+    // With sectors of 512 bytes, the table needs its first 17 KiB.
+    fs::write(at("disk.toml"), format!("table = \"gpt\"\nalign = \"4K\"\n{volumes}")).unwrap();
+    build(&at("store"), &at("disk.toml"), &at("tree"));
+    run(mif(&at("store")).args(["export", "disk", "--force"]).arg(at("disk.raw")));
+    let verified = run(tool("sgdisk").arg("-v").arg(at("disk.raw")));
+    assert!(verified.contains("No problems found"), "{verified}");
+    assert_sound(&at("disk.raw"), work.path());
+
+    let small = format!("table = \"gpt\"\nsector-size = 4096\n{volumes}block-size = 1024\n");
+    fs::write(at("disk.toml"), small).unwrap();
+    let mut build = mif(&at("store"));
+    build.args(["build", "--as", "no"]).arg(at("disk.toml")).arg(at("tree"));
+    let error = run_failing(&mut build, 4);
+    assert!(error.contains("p1: ") && error.contains("blocks of 1024 bytes are smaller"), "{error}");
 }
 
 #[test]

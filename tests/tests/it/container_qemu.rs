@@ -96,6 +96,131 @@ fn images_of_qemu_are_read_as_qemu_reads_them() {
     }
 }
 
+/// A descriptor of a disk in parts: for each, its end in bytes, and its files with their types, the oldest first.
+fn bundle(parts: &[(u64, &[(&str, &str)])], more: &str) -> String {
+    let guid = |age: usize| match age {
+        0 => "{5fbaabe3-6958-40ff-92a7-860e329aab41}".to_owned(),
+        age => format!("{{11111111-2222-3333-4444-{age:012}}}"),
+    };
+    let (mut storages, mut start) = (String::new(), 0);
+    for (end, images) in parts {
+        let images: String = images
+            .iter()
+            .rev()
+            .enumerate()
+            .map(|(age, (kind, file))| {
+                let guid = guid(age);
+                format!("<Image><GUID>{guid}</GUID><Type>{kind}</Type><File>{file}</File></Image>")
+            })
+            .collect();
+        let (from, to) = (start / 512, end / 512);
+        storages += &format!(
+            "<Storage><Start>{from}</Start><End>{to}</End><Blocksize>128</Blocksize>{images}</Storage>"
+        );
+        start = *end;
+    }
+    let count = parts[0].1.len();
+    let shots: String = (0..count)
+        .map(|age| {
+            let zero = "{00000000-0000-0000-0000-000000000000}".to_owned();
+            let parent = if age + 1 < count { guid(age + 1) } else { zero };
+            format!("<Shot><GUID>{}</GUID><ParentGUID>{parent}</ParentGUID></Shot>", guid(age))
+        })
+        .collect();
+    format!(
+        "<?xml version='1.0' encoding='UTF-8'?>\n<Parallels_disk_image Version=\"1.0\">\n<Disk_Parameters><Disk_size>{}\
+         </Disk_size><Padding>0</Padding>{more}</Disk_Parameters>\n<StorageData>{storages}</StorageData>\n\
+         <Snapshots>{shots}</Snapshots>\n</Parallels_disk_image>\n",
+        start / 512
+    )
+}
+
+#[test]
+fn a_parallels_bundle_is_one_disk_with_its_parts_and_snapshots() {
+    if !have(&["qemu-img", "qemu-io", "zip"]) {
+        return;
+    }
+    let work = work_folder();
+    let dir = work.path();
+    let (mut random, folder) = (Random(11), work.at("vm.pvm/web.hdd"));
+    fs::create_dir_all(&folder).unwrap();
+    let qemu = |words: &str| run(tool("qemu-img").current_dir(&folder).args(words.split(' ')));
+    const PART: u64 = 4 << 20;
+    let mut expected = Vec::new();
+    for (part, options) in ["cluster_size=64k", "cluster_size=1M"].iter().enumerate() {
+        let name = |age: &str| format!("web.hdd.{part}.{age}.hds");
+        for age in ["old", "top"] {
+            qemu(&format!("create -q -f parallels -o {options} {} {PART}", name(age)));
+            scribble(&mut random, &folder, "parallels", &name(age), PART);
+            qemu(&format!("convert -f parallels -O raw {} {age}.raw", name(age)));
+        }
+        // qemu-img says which clusters of the newer file are there: they lie over those of the older one.
+        let mut bytes = fs::read(folder.join("old.raw")).unwrap();
+        let top = fs::read(folder.join("top.raw")).unwrap();
+        let map = qemu(&format!("map --output json -f parallels {}", name("top")));
+        let map: serde_json::Value = serde_json::from_str(&map).unwrap();
+        for run in map.as_array().unwrap().iter().filter(|run| run["present"] == true) {
+            let start = run["start"].as_u64().unwrap() as usize;
+            let range = start..start + run["length"].as_u64().unwrap() as usize;
+            bytes[range.clone()].copy_from_slice(&top[range]);
+        }
+        expected.push((fs::read(folder.join("old.raw")).unwrap(), bytes));
+    }
+    let (old, new): (Vec<_>, Vec<_>) = expected.into_iter().unzip();
+    let first =
+        [("Compressed", "web.hdd.0.old.hds"), ("Compressed", "/Users/me/vm.pvm/web.hdd/web.hdd.0.top.hds")];
+    let second = [("Compressed", "web.hdd.1.old.hds"), ("Compressed", "web.hdd.1.top.hds")];
+    let describe = |text: &str| fs::write(folder.join("DiskDescriptor.xml"), text).unwrap();
+    describe(&bundle(&[(PART, &first), (2 * PART, &second)], ""));
+    for name in ["old.raw", "top.raw"] {
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    let disk = |path: &Path, snapshot: Option<&str>| {
+        let options = OpenOptions { snapshot: snapshot.map(str::to_owned), ..OpenOptions::default() };
+        let disk = open(path, &options).unwrap();
+        assert_eq!(disk.format, "parallels");
+        disk.source.read_vec(0, disk.source.len() as usize).unwrap()
+    };
+    assert!(disk(&folder, None) == new.concat());
+    assert!(disk(&folder.join("DiskDescriptor.xml"), None) == new.concat());
+    assert!(disk(&folder, Some("11111111-2222-3333-4444-000000000001")) == old.concat());
+    // A directory of machines has one disk, named after its bundle.
+    let mif = |words: &[&str]| {
+        let mut command = mif(&work.at("store"));
+        command.current_dir(dir).args(words);
+        command
+    };
+    run(&mut mif(&["import", "vm.pvm"]));
+    let images: serde_json::Value = serde_json::from_str(&run(&mut mif(&["images", "--json"]))).unwrap();
+    assert!(images.as_array().unwrap().len() == 1 && images[0]["name"] == "web", "{images:#}");
+    run(&mut mif(&["verify", "web", "vm.pvm/web.hdd"]));
+    let info = run(&mut mif(&["info", "vm.pvm/web.hdd"]));
+    assert!(info.contains("2, with the current state"), "{info}");
+    // So has an archive of it.
+    run(tool("zip").current_dir(dir).args(["-q", "-r", "vm.zip", "vm.pvm"]));
+    run(&mut mif(&["convert", "./vm.zip", "zipped.raw"]));
+    assert!(fs::read(work.at("zipped.raw")).unwrap() == new.concat());
+    // A raw part under a snapshot.
+    fs::write(folder.join("plain"), &old[0]).unwrap();
+    let plain = [("Plain", "plain"), ("Compressed", "web.hdd.0.top.hds")];
+    describe(&bundle(&[(PART, &plain)], ""));
+    assert!(disk(&folder, None) == new[0]);
+
+    // What cannot be read is refused in words.
+    let refused = |text: &str, words: &str| {
+        describe(text);
+        let error = open(&folder, &OpenOptions::default()).err().expect("it is refused").to_string();
+        assert!(error.contains(words), "{words}: {error}");
+    };
+    fs::write(work.at("secret"), vec![7; PART as usize]).unwrap();
+    refused(&bundle(&[(PART, &[("Plain", "../../secret")])], ""), "outside its own directory");
+    refused(&bundle(&[(PART, &[("Plain", "missing")])], ""), "needs the file \"missing\"");
+    refused(&bundle(&[(2 * PART, &[("Plain", "plain")])], ""), "it is truncated");
+    refused(&bundle(&[(2 * PART, &first[..1])], ""), "it is truncated");
+    let engine = "<Encryption><Engine>{11111111-2222-3333-4444-000000000001}</Engine></Encryption>";
+    refused(&bundle(&[(PART, &plain)], engine), "encrypted");
+}
+
 #[test]
 fn a_qed_overlay_is_read_over_its_base_and_asks_the_gate() {
     if !have(&["qemu-img", "qemu-io"]) {
@@ -217,6 +342,7 @@ def pack(kind, b):
     if kind in (0, 2): return b''
     if kind == 0x80000005: return zlib.compress(b)
     if kind == 0x80000006: return bz2.compress(b)
+    if kind == 0x80000007: return b'bvx-' + struct.pack('<I', len(b)) + b + b'bvx$'
     if kind == 0x80000008: return lzma.compress(b, format=lzma.FORMAT_XZ)
     if kind == 0x80000004: return b''.join(bytes([0x80 | len(b[i:i + 128]) - 1]) + b[i:i + 128] for i in range(0, len(b), 128))
     return b
@@ -263,11 +389,11 @@ fn chunks_of_a_dmg_are_read_whatever_their_compression() {
             "{DMG}
 disk = open('d.raw', 'rb').read()
 dmg('theirs.dmg', disk, [1, 0x80000005, 0])
-dmg('all.dmg', disk, [1, 0x80000004, 0x80000005, 0x80000006, 0x80000008])
+dmg('all.dmg', disk, [1, 0x80000004, 0x80000005, 0x80000006, 0x80000007, 0x80000008])
 dmg('bzip2.dmg', disk, [0x80000006])
 dmg('lzma.dmg', disk, [0x80000008])
 dmg('xar.dmg', disk, [0x80000005], before=b'xar!\\0\\x1c' + bytes(5000))
-dmg('lzfse.dmg', disk, [0x80000007])
+dmg('unknown.dmg', disk, [0x80000009])
 dmg('parts.dmg', disk, [1], 2)
 dmg('mish.dmg', disk, [1], 1, lambda t: b'mash' + t[4:])
 dmg('count.dmg', disk, [1], 1, lambda t: t[:200] + b'\\xff' * 4 + t[204:])
@@ -286,7 +412,7 @@ dmg('far.dmg', disk, [0x80000005], 1, lambda t: t[:24] + b'\\x7f' * 8 + t[32:])"
     run(mif(&work.at("store")).current_dir(dir).args(["import", "all.dmg"]));
     run(mif(&work.at("store")).current_dir(dir).args(["verify", "all", "d.raw"]));
     for (name, words) in [
-        ("lzfse.dmg", "LZFSE"),
+        ("unknown.dmg", "of the kind 0x80000009"),
         ("parts.dmg", "segments"),
         ("mish.dmg", "mish"),
         ("count.dmg", "entries"),

@@ -119,6 +119,8 @@ fn notes(report: &Value) -> String {
     report["notes"].as_array().unwrap().iter().map(|note| format!("{}\n", note.as_str().unwrap())).collect()
 }
 
+/// As asked for in github.com/rackerlabs/understack/pull/2069, github.com/home-assistant/operating-system/issues/4766,
+/// github.com/osbuild/image-builder/issues/2593 and github.com/IceWhaleTech/ZimaOS/issues/534.
 #[test]
 fn a_disk_for_sectors_of_4096_bytes_is_whole_and_the_way_back_changes_no_file() {
     if !have(TOOLS) {
@@ -294,8 +296,114 @@ fn a_table_of_another_kind_takes_grub_and_the_names_of_partitions_with_it() {
     assert!(said.contains("p15:/EFI/BOOT/BOOTX64.EFI: this GRUB lacks the module part_msdos"), "{said}");
     let table = sfdisk(&work.at("few.raw"));
     assert!(table.contains("disk2 : start=        4096, size=      131072, type=ef"), "{table}");
-    let said = run_failing(&mut work.mif(&["export", "base", "x.raw", "--table", "gpt", "--new-ids"]), 2);
-    assert!(said.contains("--new-ids"), "{said}");
+}
+
+#[test]
+fn new_identities_go_with_another_table_other_firmware_and_other_sectors() {
+    if !have(TOOLS) {
+        return;
+    }
+    let work = work_folder();
+    tree(&work);
+    disk(&work, "old", &["--table", "mbr", "--size", "200M"]);
+    disk(&work, "uefi", &["--efi", "--size", "200M"]);
+    const OLD: &str = "6d69662d-6465-6269-616e-000000000001";
+    for (name, from, options, esp) in [
+        ("table", "old", &["--table", "gpt"][..], None),
+        ("both", "old", &["--table", "gpt", "--boot", "both"], Some("p15")),
+        ("esp", "old", &["--boot", "uefi"], Some("p2")),
+        ("sectors", "old", &["--table", "gpt", "--boot", "uefi", "--sector-size", "4096"], Some("p15")),
+        ("large", "uefi", &["--sector-size", "4096"], Some("p15")),
+        ("mbr", "uefi", &["--table", "mbr"], Some("p2")),
+    ] {
+        let options = [options, &["--new-ids", "--seed", "one"]].concat();
+        let report = export(&work, from, &format!("{name}.raw"), &options);
+        let changed = report["ids"]["changed"].as_array().unwrap();
+        let new = changed.iter().find(|it| it["of"] == "p1").unwrap()["new"].as_str().unwrap().to_owned();
+        assert_ne!(new, OLD);
+        assert!(changed.iter().any(|it| it["of"] == "disk"), "{name}: {report:#}");
+        run(&mut work.mif(&["import", &format!("{name}.raw")]));
+        let info: Value = serde_json::from_str(&run(&mut work.mif(&["info", name, "--json"]))).unwrap();
+        let volumes = info["volumes"].as_array().unwrap();
+        let root = volumes.iter().find(|it| it["volume"] == "p1").unwrap();
+        assert!(root.to_string().contains(&new), "{name}: {root:#}");
+        let mut texts = vec!["/etc/fstab".to_owned(), "/boot/grub/grub.cfg".to_owned()];
+        texts.extend(esp.map(|esp| format!("{esp}:/EFI/BOOT/grub.cfg")));
+        for path in &texts {
+            let text = run(&mut work.mif(&["cat", name, path]));
+            assert!(text.contains(&new) && !text.contains(OLD), "{name}: {path}: {text}");
+        }
+        export(&work, from, "again.raw", &[&options[..], &["--force"]].concat());
+        assert!(
+            fs::read(work.at("again.raw")).unwrap() == fs::read(work.at(&format!("{name}.raw"))).unwrap()
+        );
+        if name != "large" && name != "sectors" {
+            run(tool("sfdisk").arg("--verify").arg(work.at(&format!("{name}.raw"))));
+            let boot = check(&work, name, &[]);
+            assert_eq!(finding(&boot, "firmware")["verdict"], "good", "{name}: {boot:#}");
+        }
+    }
+    // Another seed gives other identities of the table and of what was added, too.
+    let ids = |seed: &str| -> Vec<String> {
+        let options = ["--table", "gpt", "--boot", "both", "--new-ids", "--seed", seed, "--force"];
+        export(&work, "old", "other.raw", &options);
+        let table = sfdisk(&work.at("other.raw"));
+        let parts = table.split("uuid=").skip(1).map(|rest| rest[..36].to_owned());
+        parts.chain(table.lines().filter(|line| line.starts_with("label-id")).map(str::to_owned)).collect()
+    };
+    let (one, two) = (ids("one"), ids("two"));
+    assert!(one.len() == 4 && one.iter().all(|id| !two.contains(id)), "{one:?} {two:?}");
+}
+
+#[test]
+fn logical_partitions_are_partitions_like_others_in_a_gpt_for_any_sectors() {
+    if !have(TOOLS) {
+        return;
+    }
+    let work = work_folder();
+    tree(&work);
+    disk(&work, "logical", &["--table", "mbr-logical", "--size", "200M"]);
+    let root: u64 = (2048 + 32_768 + 2048) * 512;
+    for (name, options, sector) in [
+        ("plain", &["--table", "gpt"][..], 512),
+        ("large", &["--table", "gpt", "--sector-size", "4096"], 4096),
+    ] {
+        let raw = format!("{name}.raw");
+        export(&work, "logical", &raw, options);
+        let places: Vec<Vec<u64>> = read_gpt(&work.at(&raw), sector)
+            .lines()
+            .map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect())
+            .collect();
+        let place = |slot| places.iter().find(|place| place[0] == slot).unwrap();
+        assert_eq!((place(1)[1], place(5)[1]), (1 << 20, root), "{places:?}");
+        cut(&work.at(&raw), 1 << 20, 16 << 20, &work.at("fat"));
+        run(tool("fsck.fat").arg("-n").arg(work.at("fat")));
+        let bytes = fs::read(work.at("fat")).unwrap();
+        assert_eq!(u32::from(u16::from_le_bytes([bytes[11], bytes[12]])), sector);
+        cut(&work.at(&raw), root, place(5)[2] - root, &work.at("root"));
+        run(tool("e2fsck").arg("-fn").arg(work.at("root")));
+    }
+    let said = run_failing(&mut work.mif(&["export", "logical", "x.raw", "--sector-size", "4096"]), 4);
+    assert!(said.contains("logical partitions") && said.contains("--table gpt"), "{said}");
+}
+
+#[test]
+fn an_efi_system_partition_that_is_added_to_a_disk_with_large_sectors_has_such_sectors() {
+    if !have(TOOLS) {
+        return;
+    }
+    let work = work_folder();
+    tree(&work);
+    disk(&work, "old", &["--table", "mbr", "--size", "200M"]);
+    export(&work, "old", "large.raw", &["--table", "gpt", "--sector-size", "4096"]);
+    run(&mut work.mif(&["import", "large.raw"]));
+    export(&work, "large", "boots.raw", &["--boot", "uefi"]);
+    let places = read_gpt(&work.at("boots.raw"), 4096);
+    let line = places.lines().find(|line| line.starts_with("15 ")).unwrap();
+    let place: Vec<u64> = line.split(' ').skip(1).map(|number| number.parse().unwrap()).collect();
+    cut(&work.at("boots.raw"), place[0], place[1] - place[0], &work.at("esp"));
+    run(tool("fsck.fat").arg("-n").arg(work.at("esp")));
+    assert_eq!(fs::read(work.at("esp")).unwrap()[11..13], [0, 16], "4096 bytes per sector");
 }
 
 #[test]

@@ -27,6 +27,11 @@ fn export(store: &Path, image: &str, file: &Path, target: &str, options: &[&str]
     json(store, &[&["export", image, file, "--for", target], options].concat())
 }
 
+/// The digest of an image's layout, as `mif info` shows it.
+fn layout(store: &Path, image: &str) -> String {
+    json(store, &["info", image])["stored"]["layout_digest"].as_str().unwrap().to_owned()
+}
+
 fn qemu_info(file: &Path, format: &str) -> Value {
     let text = run(tool("qemu-img").args(["info", "--output", "json", "-f", format]).arg(file));
     serde_json::from_str(&text).unwrap()
@@ -57,7 +62,7 @@ fn every_form_without_an_archive_is_what_qemu_img_reads_with_the_rules_kept() {
             for (image, size) in [("demo", DEMO), ("odd", DEMO + 512)] {
                 let file = work.path().join(format!("{}-{image}.{}", platform.name, form.suffixes[0]));
                 let report = export(&store, image, &file, platform.name, &[]);
-                let size = size.next_multiple_of(form.size_step);
+                let size = size.max(form.size_min).next_multiple_of(form.size_step);
                 assert_eq!((&report["target"], &report["disk_size"]), (&platform.name.into(), &size.into()));
                 assert_is_disk(&store, image, &file, form.format, size);
                 let info = qemu_info(&file, form.format);
@@ -151,6 +156,7 @@ fn an_appliance_has_its_descriptor_first_and_its_manifest_and_sizes_are_right() 
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
     let store = store(work.path());
+    let layout = layout(&store, "odd");
     for (target, system) in [("vmware-esxi", "vmx-14"), ("virtualbox", "virtualbox-2.2"), ("aws", "vmx-14")] {
         let archive = at(&format!("{target}.ova"));
         export(
@@ -181,6 +187,9 @@ fn an_appliance_has_its_descriptor_first_and_its_manifest_and_sizes_are_right() 
             "<rasd:VirtualQuantity>1024<".to_owned(),
             "<rasd:ResourceSubType>buslogic<".to_owned(),
             "ovf:id=\"odd\"".to_owned(),
+            format!(
+                "<Annotation>Made by mif from odd@1 (layout {layout}) by the rules of {target}</Annotation>"
+            ),
         ] {
             assert!(ovf.contains(&expected), "{expected}: {ovf}");
         }
@@ -214,7 +223,10 @@ fn a_vagrant_box_holds_its_metadata_and_the_disk_as_qcow2() {
     export(&store, "demo", &at("web.box"), "vagrant", &["--verify", "-o", "compress=on"]);
     let listed = members(&at("web.box"), Some(&at("box")));
     let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
-    assert_eq!(names, ["metadata.json", "Vagrantfile", "box.img"]);
+    assert_eq!(names, ["metadata.json", "info.json", "Vagrantfile", "box.img"]);
+    let info: Value = serde_json::from_slice(&fs::read(at("box/info.json")).unwrap()).unwrap();
+    assert_eq!((&info["image"], &info["target"]), (&"demo@1".into(), &"vagrant".into()), "{info}");
+    assert_eq!(info["layout_digest"], layout(&store, "demo"));
     let metadata: Value = serde_json::from_slice(&fs::read(at("box/metadata.json")).unwrap()).unwrap();
     let expected = serde_json::json!({"provider": "libvirt", "format": "qcow2", "virtual_size": 1});
     assert_eq!(metadata, expected);
@@ -269,7 +281,7 @@ fn proxmox_gets_a_backup_with_the_disk_and_a_configuration_that_names_it() {
     let work = work_folder();
     let store = store(work.path());
     let at = |name: &str| work.path().join(name);
-    for (image, file) in [("demo", "demo.vma.zst"), ("odd", "odd.vma")] {
+    for (image, file) in [("demo", "vzdump-qemu-demo.vma.zst"), ("odd", "vzdump-qemu-odd.vma")] {
         let options = ["-o", "cpus=2,memory=1G", "--verify"];
         let report = export(&store, image, &at(file), "proxmox", &options);
         assert_eq!(report["target"], "proxmox", "{report}");
@@ -277,8 +289,11 @@ fn proxmox_gets_a_backup_with_the_disk_and_a_configuration_that_names_it() {
             run(tool("zstd").args(["-q", "-d"]).arg(at(file)));
         }
         let backup = at(file.trim_end_matches(".zst"));
+        let notes =
+            format!("#Made by mif from {image}@1 (layout {}) by the rules of proxmox", layout(&store, image));
         let said = run(tool("python3").args(["-c", READ_VMA]).arg(&backup).arg(at("restored")));
         for line in [
+            &notes[..],
             "boot: order=scsi0",
             "cores: 2",
             "memory: 1024",
@@ -320,11 +335,110 @@ fn what_a_target_does_not_take_is_refused_in_words_and_leaves_no_file() {
 }
 
 #[test]
+fn a_receipt_says_what_a_disk_was_made_from_and_by_which_rules() {
+    let work = work_folder();
+    let store = store(work.path());
+    let at = |name: &str| work.path().join(name);
+    let receipt = |name: &str| -> Value { serde_json::from_slice(&fs::read(at(name)).unwrap()).unwrap() };
+    let (file, text) = (at("odd.vhd"), at("odd.json"));
+    export(&store, "odd", &file, "azure", &["--receipt", text.to_str().unwrap()]);
+    let said = receipt("odd.json");
+    assert_eq!(
+        (&said["image"], &said["target"], &said["output"]),
+        (&"odd@1".into(), &"azure".into(), &"odd.vhd".into()),
+        "{said:#}"
+    );
+    assert_eq!(said["layout_digest"], layout(&store, "odd"));
+    assert!(said["rules"][0]["page"].as_str().unwrap().starts_with("https://"), "{said:#}");
+    assert!(said["options"].to_string().contains("subformat=fixed"), "{said:#}");
+    assert!(said["notes"].to_string().contains("enlarged"), "{said:#}");
+    // Who finds the disk can tell that it is this one: the digest is that of its bits, in whatever container.
+    run(mif(&store).args(["convert"]).arg(&file).arg(at("found.qcow2")));
+    run(mif(&store).args(["import", "--verify"]).arg(at("found.qcow2")));
+    assert_eq!(json(&store, &["info", "found"])["stored"]["disk_digest"], said["disk_digest"]);
+    // Nothing in it depends on when or where it was made: only the command line names the files.
+    let again = at("again.json");
+    export(&store, "odd", &file, "azure", &["--force", "--receipt", again.to_str().unwrap()]);
+    let (mut first, mut second) = (said, receipt("again.json"));
+    first["command"].take();
+    second["command"].take();
+    assert_eq!(first, second);
+    // An existing file stays, and what cannot have a receipt is not exported.
+    let export = |output: &str, receipt: &str, code| {
+        let output = at(output);
+        let error = run_failing(
+            mif(&store).args(["export", "demo"]).arg(&output).arg("--receipt").arg(at(receipt)),
+            code,
+        );
+        assert!(!output.exists(), "{error}");
+        error
+    };
+    assert!(export("new.raw", "again.json", 3).contains("already exists"));
+    assert!(export("new.raw", "new.raw", 2).contains("a file of its own"));
+    assert!(export("new.raw", "no/such/folder.json", 5).contains("no/such"));
+}
+
+#[test]
 fn all_images_are_exported_for_a_target() {
     let work = work_folder();
     let store = store(work.path());
     run(mif(&store).args(["export", "--for", "vagrant", "--all"]).arg(work.path().join("out")));
     assert!(work.path().join("out/demo.box").exists() && work.path().join("out/odd.box").exists());
+}
+
+/// Each is the file of a public report that its target refused; the address is beside it.
+#[test]
+fn files_that_targets_refused_in_public_reports_are_made_as_they_take_them() {
+    if !have(&["python3"]) {
+        return;
+    }
+    let work = work_folder();
+    let store = store(work.path());
+    let at = |name: &str| work.path().join(name);
+    // github.com/nix-community/nixos-generators/issues/364 and 287: "couldn't determine archive info" of a backup by its name.
+    let mut command = mif(&store);
+    let error = run_failing(command.args(["export", "demo", "--for", "proxmox"]).arg(at("web.vma.zst")), 2);
+    assert!(
+        error.contains("begins with vzdump-qemu-") && error.contains("vzdump-qemu-web.vma.zst"),
+        "{error}"
+    );
+    // github.com/microsoft/AzureStorageExplorer/issues/3033 and 3029: less than 20 MiB, or no whole MiB. A VHD that is itself a
+    // whole number of MiB is refused too (github.com/MicrosoftDocs/azure-docs/pull/5148).
+    fs::write(at("small.raw"), vec![7; 5000]).unwrap();
+    run(mif(&store).args(["import", "--format", "raw"]).arg(at("small.raw")));
+    let report = export(&store, "small", &at("small.vhd"), "azure", &[]);
+    assert!(report["notes"].to_string().contains("enlarged to 20971520 bytes"), "{report:#}");
+    assert_eq!(fs::metadata(at("small.vhd")).unwrap().len(), (20 << 20) + 512);
+    let error = run_failing(
+        mif(&store).args(["export", "small", "--for", "azure", "--size", "1M"]).arg(at("less.vhd")),
+        2,
+    );
+    assert!(error.contains("at least 20971520") && error.contains("--size 20971520"), "{error}");
+
+    export(&store, "demo", &at("web.ova"), "vmware-esxi", &[]);
+    members(&at("web.ova"), Some(&at("ova")));
+    let ovf = fs::read_to_string(at("ova/web.ovf")).unwrap();
+    // github.com/ilbers/isar/issues/106: ESXi takes no other format of disks.
+    let format = "ovf:format=\"http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized\"";
+    assert!(ovf.contains(format), "{ovf}");
+    // github.com/BlackArch/blackarch/issues/1937, github.com/myspaghetti/macos-virtualbox/issues/300: VMware refuses elements
+    // of OVF 2.
+    assert!(!ovf.contains("StorageItem") && !ovf.contains("EthernetPortItem"), "{ovf}");
+    // github.com/opendedup/sdfs/issues/97: "xsi is an undeclared namespace". Python refuses such a prefix too.
+    let parse = "import sys, xml.etree.ElementTree as e; e.parse(sys.argv[1])";
+    run(tool("python3").args(["-c", parse]).arg(at("ova/web.ovf")));
+    // github.com/bastibl/instant-gnuradio/issues/34: a manifest with SHA-1.
+    assert!(!fs::read_to_string(at("ova/web.mf")).unwrap().contains("SHA1"));
+    // github.com/OSInside/kiwi/pull/1140, github.com/vagrant-libvirt/vagrant-libvirt/issues/1794: the virtual size is a number.
+    // github.com/hashicorp/vagrant/issues/12829: without a provider, the whole file is "not found".
+    export(&store, "odd", &at("web.box"), "vagrant", &[]);
+    members(&at("web.box"), Some(&at("box")));
+    let metadata: Value = serde_json::from_slice(&fs::read(at("box/metadata.json")).unwrap()).unwrap();
+    assert!(metadata["virtual_size"].is_u64() && metadata["provider"] == "libvirt", "{metadata}");
+    // github.com/hashicorp/packer/issues/7857: Google takes a tar with a disk.raw, and not with an appliance.
+    let mut command = mif(&store);
+    let error = run_failing(command.args(["export", "demo", "--for", "gcp"]).arg(at("web.ova")), 2);
+    assert!(error.contains("takes .tar.gz or .tgz"), "{error}");
 }
 
 /// Returns the part of docs/targets.md that the table of platforms decides.
@@ -342,18 +456,31 @@ fn table() -> String {
                     format!("OVA: `{}`, network `{}`", machine.system, machine.network)
                 }
                 Wrapper::DiskTar => "tar with `disk.raw`, gzip".to_owned(),
-                Wrapper::Vagrant => "tar with `metadata.json`, `Vagrantfile`, `box.img`".to_owned(),
+                Wrapper::Vagrant => {
+                    "tar with `metadata.json`, `info.json`, `Vagrantfile`, `box.img`".to_owned()
+                }
                 Wrapper::Backup { is_compressed } => {
                     format!("VMA with `qemu-server.conf`{}", if *is_compressed { ", zstd" } else { "" })
                 }
             };
-            let size = match form.size_step {
+            let mut size = match form.size_step {
                 1 => "any".to_owned(),
                 step if step >= 1 << 30 => format!("whole {} GiB", step >> 30),
                 step if step >= MIB => format!("whole {} MiB", step >> 20),
                 step => format!("whole {step} bytes"),
             };
-            let (suffixes, options) = (suffixes.join(" "), options.join(" "));
+            if form.size_min > 0 {
+                write!(size, ", at least {} MiB", form.size_min >> 20).unwrap();
+            }
+            let suffixes = match form.prefix {
+                "" => suffixes.join(" "),
+                prefix => suffixes
+                    .iter()
+                    .map(|suffix| format!("`{prefix}*{}", &suffix[1..]))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            };
+            let options = options.join(" ");
             writeln!(text, "| {suffixes} | {} | {options} | {archive} | {size} |", form.format).unwrap();
         }
         text.push('\n');

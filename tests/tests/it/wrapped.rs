@@ -113,7 +113,7 @@ impl Lab {
 
 #[test]
 fn a_disk_in_a_compressed_file_is_the_disk_that_was_compressed() {
-    if !have(&["gzip", "xz", "zstd", "bzip2", "lz4", "qemu-img", "cmp"]) {
+    if !have(&["gzip", "xz", "zstd", "bzip2", "lz4", "lzop", "qemu-img", "cmp"]) {
         return;
     }
     let lab = Lab::new();
@@ -129,7 +129,7 @@ fn a_disk_in_a_compressed_file_is_the_disk_that_was_compressed() {
          (zstd -qc h; printf '\\x50\\x2a\\x4d\\x18\\x04\\0\\0\\0skip'; zstd -qc t) > two.zst; \
          (printf '\\x50\\x2a\\x4d\\x18\\x04\\0\\0\\0skip'; zstd -qc d.raw) > skip.zst; \
          (bzip2 -c h; bzip2 -c t) > two.bz2; (lz4 -qc h; lz4 -qc t) > two.lz4; (gzip -c d.raw; head -c 999 /dev/zero) > pad.gz; \
-         cp two.gz no-suffix",
+         lzop -q d.raw; lzop -q -9 -C -F d.vmdk; (lzop -c h; lzop -c t) > two.lzo; cp two.gz no-suffix",
     );
     for file in [
         "d.qcow2.gz",
@@ -150,6 +150,9 @@ fn a_disk_in_a_compressed_file_is_the_disk_that_was_compressed() {
         "two.bz2",
         "two.lz4",
         "pad.gz",
+        "d.raw.lzo",
+        "d.vmdk.lzo",
+        "two.lzo",
         "no-suffix",
     ] {
         lab.assert_holds(file, "d.raw");
@@ -166,12 +169,12 @@ fn a_disk_in_a_compressed_file_is_the_disk_that_was_compressed() {
 
 #[test]
 fn a_compressed_file_that_was_cut_or_changed_is_refused_and_leaves_nothing() {
-    if !have(&["gzip", "xz", "zstd", "bzip2", "lz4"]) {
+    if !have(&["gzip", "xz", "zstd", "bzip2", "lz4", "lzop"]) {
         return;
     }
     let lab = Lab::new();
-    lab.sh("gzip -k d.raw; xz -k -T2 --block-size=200KiB d.raw; zstd -q -k d.raw; bzip2 -k d.raw; lz4 -q d.raw d.raw.lz4");
-    for suffix in ["gz", "xz", "zst", "bz2", "lz4"] {
+    lab.sh("gzip -k d.raw; xz -k -T2 --block-size=200KiB d.raw; zstd -q -k d.raw; bzip2 -k d.raw; lz4 -q d.raw d.raw.lz4; lzop -q d.raw");
+    for suffix in ["gz", "xz", "zst", "bz2", "lz4", "lzo"] {
         let whole = fs::read(lab.at(&format!("d.raw.{suffix}"))).unwrap();
         let file = format!("cut.{suffix}");
         for part in [14, whole.len() / 3, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
@@ -509,7 +512,7 @@ def vma(name, disks, order=None):
 
 #[test]
 fn a_proxmox_backup_has_the_disks_of_its_machine() {
-    if !have(&["python3", "zstd", "gzip"]) {
+    if !have(&["python3", "zstd", "gzip", "lzop"]) {
         return;
     }
     let lab = Lab::new();
@@ -521,8 +524,8 @@ r = lambda n: open(n, 'rb').read()
 vma('vzdump.vma', {{'drive-scsi0': r('d.raw'), 'drive-scsi1': r('e.raw'), 'drive-efidisk0': r('efi.raw')}})
 vma('one.vma', {{'drive-virtio0': r('d.raw'), 'vmstate': b'ram' * 100000}})"
     ));
-    lab.sh("zstd -q -k vzdump.vma; gzip -k vzdump.vma");
-    for file in ["vzdump.vma", "vzdump.vma.zst", "vzdump.vma.gz"] {
+    lab.sh("zstd -q -k vzdump.vma; gzip -k vzdump.vma; lzop -q vzdump.vma");
+    for file in ["vzdump.vma", "vzdump.vma.zst", "vzdump.vma.gz", "vzdump.vma.lzo"] {
         run(&mut lab.mif(&["import", file, "--new-version", "--name", "{stem}-{member}"]));
         lab.assert_is("vzdump-drive-scsi0", "d.raw");
         lab.assert_is("vzdump-drive-scsi1", "e.raw");

@@ -17,6 +17,7 @@ impl Context {
         let recipe = arguments.edits.recipe()?;
         let options = CustomizeOptions {
             command: record::without_secrets(command_line(), &recipe),
+            target: None,
             name: arguments.new.clone(),
             recipe,
             variables: variables(&arguments.set)?,

@@ -26,6 +26,9 @@ pub(super) fn log(report: &LogReport) -> String {
             let format = entry.source_format.as_deref().map_or(String::new(), |format| format!("{format} "));
             let _ = write!(out, " from {}{}", printable(&format), printable(from_here(source)));
         }
+        if let Some(target) = &entry.target {
+            let _ = write!(out, " for {}", printable(target));
+        }
         if let Some(parent) = &entry.parent {
             let _ = write!(out, ", after {}", printable(parent));
         }

@@ -74,7 +74,7 @@ pub(super) fn bios(scan: &Scan, reshape: &Reshape, files: &mut Files, target: &m
         image.add(&module, &bytes)?;
     }
     image.set_prefix(&format!("(,{table}{slot}){}", place.path_text()));
-    let ids = new_ids(target);
+    let ids = new_ids(reshape, target);
     let core_place = target.core_place(scan.disk.len(), |slot| Some(partition_id(&ids, slot)))?;
     if let Some(slot) = core_place.partition.filter(|_| core_place.is_new) {
         target.notes.push(format!("partition {slot} is new: GRUB's core image for a BIOS"));

@@ -5,7 +5,7 @@ use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
 
 use crate::error::{Error, Result};
-use crate::rebuild::reshape::NewIds;
+use crate::rebuild::reshape::{NewIds, Reshape};
 use crate::rebuild::table::Converted;
 use crate::tree::edit::{Files, NewNode};
 use crate::tree::new_content::NewContent;
@@ -57,10 +57,13 @@ pub(super) fn write(files: &mut Files, volume: &str, path: &str, content: Conten
     }
 }
 
-/// Returns the source of identities of what is added to a disk.
-pub(super) fn new_ids(target: &Converted) -> NewIds {
-    let seed = format!("boot {}", target.table.id.as_deref().unwrap_or_default());
-    NewIds { seed: seed.into_bytes() }
+/// Returns the source of identities of what is added to a disk: unless new ones are asked for, they are derived, so that the
+/// same image gives the same disk.
+pub(super) fn new_ids(reshape: &Reshape, target: &Converted) -> NewIds {
+    reshape.new_ids.clone().unwrap_or_else(|| {
+        let seed = format!("boot {}", target.table.id.as_deref().unwrap_or_default());
+        NewIds { seed: seed.into_bytes() }
+    })
 }
 
 /// Returns the GUID of the new partition with this slot of a GPT.

@@ -15,10 +15,10 @@ use mif_formats::mif::manifest::Row;
 use mif_formats::partition::TableKind;
 
 use self::bios::bios;
-use self::uefi::{ESP_SIZE, LARGE_ESP_SIZE, NewEsp, uefi};
+use self::uefi::{NewEsp, uefi};
 use super::reshape::{BootBy, Reshape};
 use super::shape::VolumeDraft;
-use super::table::{Converted, SECTOR};
+use super::table::Converted;
 use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
 use crate::tree::edit::Files;
@@ -31,7 +31,7 @@ pub(super) struct Firmware {
     /// The content of new files.
     pub(super) new: NewContents,
     /// A new EFI system partition, by its volume.
-    pub(super) esp: Option<NewEsp>,
+    esp: Option<NewEsp>,
 }
 
 /// Changes the files and, in `converted`, the table of a disk so that it starts as `reshape` asks; `None` if it asks for
@@ -49,10 +49,6 @@ pub(super) fn firmware(
     let Some(boot) = reshape.boot else { return Ok(None) };
     if scan.table.kind == TableKind::None {
         return Err(Error::unsupported("--boot needs a disk with a partition table"));
-    }
-    if reshape.new_ids.is_some() {
-        return Err(Error::usage("--boot does not go with --new-ids")
-            .advise("Give the new disk new identities once it is imported"));
     }
     // The time of the edits: no clock, so that the same image gives the same disk.
     let mut files = files(Timestamp { secs: 0, nanos: 0 })?;
@@ -83,11 +79,15 @@ fn add(
     if boot == BootBy::Bios {
         return Ok(None);
     }
-    let is_large = u64::from(reshape.sector_size.unwrap_or(scan.table.sector_size)) > SECTOR;
-    uefi(scan, files, target, if is_large { LARGE_ESP_SIZE } else { ESP_SIZE })
+    uefi(scan, reshape, files, target)
 }
 
 impl Firmware {
+    /// Returns the new volume, if there is one.
+    pub(super) fn added_volume(&self) -> Option<&str> {
+        self.esp.as_ref().map(|esp| esp.name.as_str())
+    }
+
     /// Returns the draft of the new volume `name`, of `size` bytes, if it is new.
     pub(super) fn draft(&self, name: &str, rows: &[&Row], size: u64) -> Result<Option<VolumeDraft>> {
         let Some(esp) = self.esp.as_ref().filter(|esp| esp.name == name) else { return Ok(None) };

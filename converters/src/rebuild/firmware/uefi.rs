@@ -17,16 +17,17 @@ use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
 use crate::guest::pe::{Program, uefi_machine};
 use crate::guest::probe::{PROGRAMS, elf_machine};
-use crate::rebuild::table::Converted;
+use crate::rebuild::reshape::Reshape;
+use crate::rebuild::table::{Converted, SECTOR};
 use crate::store::volume_name;
 use crate::tree::edit::{Files, NewNode};
 use crate::tree::new_content::NewContent;
 
 /// The size of a new one in bytes: room for shim, GRUB and their updates.
-pub(super) const ESP_SIZE: u64 = 64 << 20;
+const ESP_SIZE: u64 = 64 << 20;
 
 /// The same for sectors of 4096 bytes: room for as many clusters as a FAT32 has, because some firmware reads no other FAT.
-pub(super) const LARGE_ESP_SIZE: u64 = 264 << 20;
+const LARGE_ESP_SIZE: u64 = 264 << 20;
 
 /// Its slot, as vendors of cloud images choose it, unless it is taken.
 const ESP_SLOT: u32 = 15;
@@ -42,6 +43,7 @@ pub(in crate::rebuild) struct NewEsp {
     pub(super) name: String,
     id: [u8; 16],
     time: u32,
+    sector_size: u32,
 }
 
 impl NewEsp {
@@ -55,6 +57,7 @@ impl NewEsp {
             label: b"ESP",
             time: self.time,
             nodes: 0,
+            sector_size: self.sector_size,
             block_size: None,
             inodes: None,
             features: "",
@@ -72,9 +75,9 @@ struct Programs {
 
 pub(super) fn uefi(
     scan: &Scan,
+    reshape: &Reshape,
     files: &mut Files,
     target: &mut Converted,
-    size: u64,
 ) -> Result<Option<(Vec<Row>, NewEsp)>> {
     let machine = PROGRAMS.iter().find_map(|path| elf_machine(&head(files, path)?));
     let machine = machine.unwrap_or_else(|| "x86_64".to_owned());
@@ -129,7 +132,7 @@ pub(super) fn uefi(
         target.notes.push(format!("{volume}: GRUB for UEFI was added"));
         return Ok(None);
     }
-    let esp = add_esp(files, target, size)?;
+    let esp = add_esp(reshape, files, target)?;
     let mut rows = vec![folder(&esp.name, "/", files.time)];
     for (path, content) in new {
         let mut parents: Vec<&str> = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).collect();
@@ -253,11 +256,13 @@ fn config(files: &Files, scan: &Scan) -> Result<String> {
 }
 
 /// Adds the partition of an EFI system partition behind all others.
-fn add_esp(files: &Files, target: &mut Converted, size: u64) -> Result<NewEsp> {
+fn add_esp(reshape: &Reshape, files: &Files, target: &mut Converted) -> Result<NewEsp> {
+    let sector_size = reshape.sector_size.unwrap_or(target.table.sector_size);
+    let size = if u64::from(sector_size) > SECTOR { LARGE_ESP_SIZE } else { ESP_SIZE };
     let slot = target.free_slot(ESP_SLOT)?;
     let ends = target.table.partitions.iter().map(|p| p.start + p.len);
     let start = ends.max().unwrap_or(0).max(ALIGN).next_multiple_of(ALIGN);
-    let ids = new_ids(target);
+    let ids = new_ids(reshape, target);
     let is_gpt = target.table.kind == TableKind::Gpt;
     target.add(Partition {
         slot,
@@ -271,7 +276,7 @@ fn add_esp(files: &Files, target: &mut Converted, size: u64) -> Result<NewEsp> {
     let name = volume_name(slot);
     target.notes.push(format!("{name} is new: an EFI system partition with GRUB"));
     let time = u32::try_from(files.time.secs).unwrap_or(0);
-    Ok(NewEsp { id: ids.uuid(&name), name, time })
+    Ok(NewEsp { id: ids.uuid(&name), name, time, sector_size })
 }
 
 /// Mounts the new EFI system partition in the system's fstab.

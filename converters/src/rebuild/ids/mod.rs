@@ -51,27 +51,32 @@ pub(super) struct Identities {
     /// Bytes to write at an offset of a volume.
     pub(super) patches: Vec<(String, u64, Vec<u8>)>,
     pub(super) table_id: Option<String>,
-    /// True if they come with a table of another kind.
-    is_of_table: bool,
+    /// True if the boot code for a BIOS is made anew, and so has no old identity.
+    pub(super) is_boot_code_new: bool,
     /// New partition identities by slot.
     pub(super) partition_ids: HashMap<u32, String>,
 }
 
 impl Identities {
-    /// Makes new identities for everything on a disk that has one.
-    pub(super) fn new(scan: &Scan, ids: &NewIds) -> Result<Self> {
+    /// Makes new identities for all volumes of a disk that have one.
+    pub(super) fn of_volumes(scan: &Scan, ids: &NewIds) -> Result<Self> {
         let mut new = Identities::default();
-        new.name_table(&scan.table, ids);
         for volume in &scan.volumes {
             new.name_volume(scan, volume, ids)?;
         }
         Ok(new)
     }
 
-    /// Makes the identities that a table of another kind has.
-    pub(super) fn of_table(changes: &[IdChange]) -> Self {
-        let report = IdsReport { changed: changes.to_vec(), ..IdsReport::default() };
-        Identities { report, is_of_table: true, ..Identities::default() }
+    /// Adds the identities that a table of another kind has.
+    pub(super) fn add_table(&mut self, changes: &[IdChange]) {
+        self.report.changed.splice(0..0, changes.iter().cloned());
+        self.is_boot_code_new = true;
+    }
+
+    /// Returns a text with the new identities of volumes; `None` if it has no old one.
+    pub(super) fn replaced(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut new = text.to_vec();
+        (References::new(&self.report.changed).replace(&mut new) > 0).then_some(new)
     }
 
     /// Returns the volumes that must be planned.
@@ -90,7 +95,14 @@ impl Identities {
         self.report.changed.push(IdChange { of, old: old.to_owned(), new });
     }
 
-    fn name_table(&mut self, table: &Table, ids: &NewIds) {
+    /// Gives a table and its partitions new identities. In the report, they come before those of volumes.
+    pub(super) fn name_table(&mut self, table: &Table, ids: &NewIds) {
+        let volumes = std::mem::take(&mut self.report.changed);
+        self.name_partitions(table, ids);
+        self.report.changed.extend(volumes);
+    }
+
+    fn name_partitions(&mut self, table: &Table, ids: &NewIds) {
         let Some(old) = &table.id else { return };
         let new = match table.kind {
             TableKind::Gpt => uuid::text(&ids.uuid("disk")),
@@ -145,11 +157,13 @@ impl Identities {
     }
 
     /// Replaces old identities in the files of `rows`, in symlinks, and in the names of systemd units. Returns the
-    /// changed rows and their contents. `objects` are the store's.
+    /// changed rows and their contents. `objects` are the store's; firmware reads the volume `added`, which the disk does
+    /// not have yet.
     pub(super) fn rewrite(
         &mut self,
         rows: &[&Row],
         scan: &Scan,
+        added: Option<&str>,
         contents: ContentLookup<'_>,
         objects: &Arc<Objects>,
     ) -> Result<(Rewritten, NewContents)> {
@@ -157,7 +171,8 @@ impl Identities {
         let (mut rewritten, mut new) = (Rewritten::new(), NewContents::new());
         // The new body of each content, if it changed: hard links share it.
         let mut known: HashMap<ObjectId, Option<(Body, u64)>> = HashMap::new();
-        let wanted = Wanted::of(rows, scan);
+        let mut wanted = Wanted::of(rows, scan);
+        wanted.boots.extend(added.map(str::to_owned));
         let is_fixed = |volume: &&ScannedVolume| volume.filesystem().is_some() && volume.planned().is_none();
         let fixed: HashSet<&str> = scan.volumes.iter().filter(is_fixed).map(|volume| &*volume.name).collect();
         let mut has_initrd = false;
@@ -203,8 +218,7 @@ impl Identities {
                 rewritten.insert(number, changed);
             }
         }
-        // The boot code of a table of another kind is made anew.
-        if !self.is_of_table {
+        if !self.is_boot_code_new {
             self.look_at_boot_code(scan, &pairs)?;
         }
         if has_initrd && !self.patches.is_empty() {

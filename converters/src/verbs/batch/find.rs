@@ -344,7 +344,7 @@ fn judge(file: ImageFile) -> Result<Judged> {
 /// disks have extents. A file of another format is an image of its own.
 fn is_part(path: &Path, options: &OpenOptions) -> bool {
     let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
-    format.is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))
+    format.is_ok_and(|format| format.is_none_or(|format| matches!(format.name(), "vmdk" | "parallels")))
 }
 
 #[cfg(test)]

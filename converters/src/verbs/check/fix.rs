@@ -58,6 +58,7 @@ pub fn check_and_fix(
         recipe,
         time: fix.time,
         command: fix.command.clone(),
+        target: Some(options.target.name.to_owned()),
         ..CustomizeOptions::default()
     };
     let made = customize(store, &store.image(image)?, &customizing, progress)?;

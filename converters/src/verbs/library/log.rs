@@ -35,6 +35,8 @@ pub struct LogEntry {
     pub tool: String,
     /// The command line.
     pub command: Vec<String>,
+    /// The target that it was made for.
+    pub target: Option<String>,
     /// The file it was read from.
     pub source: Option<String>,
     /// The container format of that file.
@@ -83,6 +85,7 @@ fn entry(image: &Image, tags: &[Tag]) -> LogEntry {
         operation: made.operation,
         tool: made.tool,
         command: made.command,
+        target: made.target,
         source: made.source,
         source_format: made.source_format,
         layout_digest: Some(image.layout_digest.clone()),
@@ -99,6 +102,7 @@ fn removed(gone: crate::store::Removed) -> LogEntry {
         operation: "removed".into(),
         tool: String::new(),
         command: Vec::new(),
+        target: None,
         source: None,
         source_format: None,
         layout_digest: gone.layout_digest,

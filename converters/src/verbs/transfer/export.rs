@@ -20,10 +20,11 @@ use crate::disk::compare::compare_bits;
 use crate::error::{Error, Result};
 use crate::image::{OpenImage, Origin};
 use crate::rebuild::{Base, Draft, IdsReport, Reshape, Size};
-use crate::store::StoredDisk;
+use crate::store::{Provenance, StoredDisk};
 use crate::task::progress::{Progress, interrupted};
 use crate::tree::new_content::NewContents;
 use crate::verbs::inspect::info;
+use crate::verbs::transfer::receipt::{Pending, Receipt, digest};
 
 /// Options of `export` and `convert`.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +46,10 @@ pub struct ExportOptions {
     /// The hypervisor or cloud that the file is for, which decides its format, options and size, and perhaps an archive
     /// around it. Options of that archive are among `options`.
     pub target: Option<&'static Platform>,
+    /// A file for the receipt, in JSON: the image, the target and its rules, the options, and the digest of the disk.
+    pub receipt: Option<PathBuf>,
+    /// The command line, for the receipt.
+    pub command: Vec<String>,
 }
 
 /// The report of `export` and `convert`.
@@ -115,6 +120,8 @@ pub fn export(
         check_rewrite(path, &output, format, form)?;
     }
     output.limit(image.access());
+    let receipt = options.receipt.as_deref();
+    let receipt = receipt.map(|path| Pending::new(path, &output, options.force)).transpose()?;
     let mut wanted = options.reshape.clone();
     let mut notes = Vec::new();
     if let Some((target, form)) = options.target.zip(form)
@@ -143,8 +150,10 @@ pub fn export(
     if let Some((target, form)) = options.target.zip(form)
         && form.rounded(disk.len()) != disk.len()
     {
+        let least =
+            if form.size_min > 0 { format!(" and at least {}", form.size_min) } else { String::new() };
         let problem = format!(
-            "{} takes disks of a multiple of {} bytes, and this one would have {}",
+            "{} takes disks of a multiple of {} bytes{least}, and this one would have {}",
             target.title,
             form.size_step,
             disk.len()
@@ -167,8 +176,16 @@ pub fn export(
     let create = |output: &mut Output| match form {
         Some(form) if form.wrapper.is_archive() => {
             let (name, system) = (name_of(image), info::system(image).map_err(Failed::midway)?);
-            let delivery =
-                Delivery { disk: &*disk, format, options: &format_options, name: &name, system: &system };
+            let delivery = Delivery {
+                disk: &*disk,
+                format,
+                options: &format_options,
+                name: &name,
+                system: &system,
+                image: &image.label,
+                layout_digest: layout_digest(image),
+                target: options.target.map_or("", |target| target.name),
+            };
             deliver::write(&delivery, form, &settings, output, progress).map_err(Failed::midway)
         }
         _ => format.create(&*disk, output, &format_options, progress).map_err(|e| Failed {
@@ -194,7 +211,7 @@ pub fn export(
         notes.extend(rest_of_device(path, disk.len())?);
     }
     let allocated = if kind == OutputKind::Files { allocated } else { disk.len() };
-    Ok(ExportReport {
+    let report = ExportReport {
         image: image.label.clone(),
         output: path.display().to_string(),
         format: format.name().to_owned(),
@@ -212,10 +229,30 @@ pub fn export(
         warnings,
         verified: options.verify,
         rewritten,
-        ids: reshaped.and_then(|reshaped| reshaped.draft.ids),
+        ids: reshaped.as_ref().and_then(|reshaped| reshaped.draft.ids.clone()),
         allocated,
         seconds: started.elapsed().as_secs_f64(),
-    })
+    };
+    if let Some(receipt) = receipt {
+        receipt.write(&Receipt {
+            tool: Provenance::of("export").tool,
+            command: &options.command,
+            image: &report.image,
+            layout_digest: layout_digest(image),
+            output: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            format: &report.format,
+            target: report.target,
+            rules: report.rules,
+            options: &report.options,
+            disk_size: report.disk_size,
+            sector_size,
+            disk_digest: digest(&*disk, progress)?.to_string(),
+            planned: &report.planned,
+            notes: &report.notes,
+            ids: report.ids.as_ref(),
+        })?;
+    }
+    Ok(report)
 }
 
 /// Fails if the format cannot be written to this kind of output.
@@ -417,6 +454,14 @@ fn grown(image: &OpenImage, target: &Platform, form: &Form, reshape: &Reshape) -
         return Err(Error::usage(problem).advise("Import it first: the export then enlarges it"));
     }
     Ok(Some(rounded))
+}
+
+/// Returns the digest of a stored image's layout, which identifies its bits.
+fn layout_digest(image: &OpenImage) -> Option<&str> {
+    match &image.origin {
+        Origin::Stored { stored, .. } => Some(&stored.image.layout_digest),
+        Origin::File { .. } => None,
+    }
 }
 
 /// Returns the name of a stored image without its version, or the stem of a file.

@@ -3,5 +3,6 @@
 pub(crate) mod copy;
 pub(crate) mod export;
 pub(crate) mod import;
+mod receipt;
 pub(crate) mod reread;
 pub(crate) mod verify;

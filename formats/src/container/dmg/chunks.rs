@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::adc;
+use super::{adc, lzfse};
 use crate::bytes::{be32, be64};
 use crate::container::MAX_DISK;
 use crate::error::{Error, Result, at};
@@ -41,6 +41,8 @@ pub(super) enum Kind {
     Adc,
     Zlib,
     Bzip2,
+    /// LZFSE, of OS X 10.11 and later.
+    Lzfse,
     /// An xz stream.
     Lzma,
     /// Another one. It is an error only if it is read.
@@ -56,6 +58,7 @@ impl Kind {
             0x8000_0004 => Kind::Adc,
             0x8000_0005 => Kind::Zlib,
             0x8000_0006 => Kind::Bzip2,
+            0x8000_0007 => Kind::Lzfse,
             0x8000_0008 => Kind::Lzma,
             0x7fff_fffe | 0xffff_ffff => return None,
             other => Kind::Unsupported(other),
@@ -69,8 +72,8 @@ impl Kind {
             Kind::Adc => Some("ADC"),
             Kind::Zlib => Some("zlib"),
             Kind::Bzip2 => Some("bzip2"),
+            Kind::Lzfse => Some("LZFSE"),
             Kind::Lzma => Some("LZMA"),
-            Kind::Unsupported(0x8000_0007) => Some("LZFSE"),
             Kind::Unsupported(_) => Some("unknown"),
         }
     }
@@ -82,6 +85,7 @@ impl Kind {
             Kind::Adc => adc::decode(packed, out).map_err(str::to_owned),
             Kind::Zlib => flate2::bufread::ZlibDecoder::new(packed).read_exact(out).map_err(text),
             Kind::Bzip2 => bzip2::bufread::BzDecoder::new(packed).read_exact(out).map_err(text),
+            Kind::Lzfse => lzfse::decode(packed, out).map_err(str::to_owned),
             Kind::Lzma => {
                 let stream = liblzma::stream::Stream::new_stream_decoder(MAX_CHUNK * 4, 0);
                 let stream = stream.map_err(|e| e.to_string())?;
@@ -169,7 +173,7 @@ fn read_table(table: &[u8], data_fork: u64, chunks: &mut Vec<Chunk>) -> Result<(
 }
 
 /// Decodes base 64 with white space in it.
-fn base64(text: &str) -> Option<Vec<u8>> {
+pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0_u32, 0);
     for digit in text.bytes().filter(|byte| !byte.is_ascii_whitespace()).take_while(|byte| *byte != b'=') {

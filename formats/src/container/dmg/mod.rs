@@ -8,6 +8,8 @@
 
 mod adc;
 mod chunks;
+mod lzfse;
+mod lzvn;
 mod trailer;
 
 use std::sync::Arc;
@@ -91,10 +93,7 @@ impl Map for Chunks {
             }
             Kind::Unsupported(kind) => {
                 let place = at("DMG chunk").file(self.file.path()).byte(chunk.at);
-                return Err(place.unsupported(match kind {
-                    0x8000_0007 => "is compressed with LZFSE, which mif does not read".to_owned(),
-                    _ => format!("is of the kind {kind:#x}, which mif does not read"),
-                }));
+                return Err(place.unsupported(format!("is of the kind {kind:#x}, which mif does not read")));
             }
             _ => Place::Packed(Packed { id: next as u64, start: chunk.start, len: chunk.len as usize }),
         };

@@ -4,6 +4,10 @@
 //! ```text
 //! header │ BAT: a u32 a cluster │ clusters
 //! ```
+//!
+//! `bundle.rs` reads a disk of several such files.
+
+mod bundle;
 
 use std::sync::Arc;
 
@@ -12,6 +16,8 @@ use super::{CreateOptions, Disk, Format, ImageFile, MAX_DISK, Observer, Opener, 
 use crate::bytes::{le32, le64};
 use crate::error::{Result, at};
 use crate::source::Source;
+
+pub(super) use self::bundle::{DESCRIPTOR, Descriptor, MAX_DESCRIPTOR};
 
 /// The magic of images whose BAT counts in sectors, and whose size has 32 bits.
 const MAGIC: &[u8; 16] = b"WithoutFreeSpace";
@@ -39,19 +45,25 @@ impl Format for Parallels {
 
     fn probe(&self, head: &[u8], _: &[u8], _: u64) -> bool {
         head.len() >= HEADER && (head.starts_with(MAGIC) || head.starts_with(MAGIC_EXTENDED))
+            || bundle::is_descriptor(head)
     }
 
-    fn open(&self, file: ImageFile, _: &Opener<'_>) -> Result<Disk> {
-        let header = Header::parse(&file.read_up_to(0, HEADER)?)?;
-        let details = vec![("cluster size".to_owned(), human(header.cluster()))];
-        let mut warnings = Vec::new();
-        if header.in_use == IN_USE {
-            warnings.push(
-                "the image was not closed properly (in_use): the last writes may be missing".to_owned(),
-            );
+    fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
+        let head = file.read_up_to(0, 4096)?;
+        if bundle::is_descriptor(&head) {
+            return bundle::open(&file, opener);
         }
+        if let Some(snapshot) = &opener.options().snapshot {
+            return Err(at("").unsupported(format!(
+                "--snapshot {snapshot:?}: the snapshots of a Parallels disk are in its descriptor; name that, or its \
+                 directory"
+            )));
+        }
+        let header = Header::parse(&head[..head.len().min(HEADER)])?;
+        let details = vec![("cluster size".to_owned(), human(header.cluster()))];
+        let mut warnings: Vec<String> = header.warning().map(str::to_owned).into_iter().collect();
         let files = vec![file.opened()];
-        let clusters = Clusters::new(file, header)?;
+        let clusters = Clusters::new(file, header, false)?;
         if clusters.header.flags & EMPTY != 0 && clusters.bat.iter().any(|entry| *entry != 0) {
             warnings
                 .push("the header says that the disk is empty, but it has data, which is read".to_owned());
@@ -122,6 +134,12 @@ impl Header {
         self.nb_sectors.div_ceil(self.tracks.into()).min(self.bat_entries.into())
     }
 
+    /// Returns a warning if the last writes may be missing.
+    fn warning(&self) -> Option<&'static str> {
+        (self.in_use == IN_USE)
+            .then_some("the image was not closed properly (in_use): the last writes may be missing")
+    }
+
     /// Returns the size of a cluster in bytes.
     fn cluster(&self) -> u64 {
         u64::from(self.tracks) * SECTOR
@@ -131,12 +149,14 @@ impl Header {
 struct Clusters {
     file: ImageFile,
     header: Header,
-    /// The place of each cluster in the file, in units; 0 if it is zeros. As in qemu, so are clusters without an entry.
+    /// The place of each cluster in the file, in units; 0 if it is not there. As in qemu, so are clusters without an entry.
     bat: Vec<u32>,
+    /// Where clusters are that are not there: on the disk of the snapshot before, or nowhere.
+    absent: Place,
 }
 
 impl Clusters {
-    fn new(file: ImageFile, header: Header) -> Result<Self> {
+    fn new(file: ImageFile, header: Header, has_backing: bool) -> Result<Self> {
         let needed = header.needed();
         if HEADER as u64 + needed * 4 > file.len() {
             return Err(at("Parallels BAT").byte(HEADER as u64).corrupt(format!(
@@ -146,7 +166,8 @@ impl Clusters {
         }
         let bytes = file.read_vec(HEADER as u64, needed as usize * 4)?;
         let bat = bytes.chunks_exact(4).map(|entry| le32(entry, 0)).collect();
-        Ok(Clusters { file, header, bat })
+        let absent = if has_backing { Place::Backing } else { Place::Zero };
+        Ok(Clusters { file, header, bat, absent })
     }
 }
 
@@ -159,7 +180,7 @@ impl Map for Clusters {
         let cluster = self.header.cluster();
         let (index, within) = ((offset / cluster) as usize, offset % cluster);
         let Some(&first) = self.bat.get(index) else {
-            return Ok(Run { len: self.len() - offset, place: Place::Zero });
+            return Ok(Run { len: self.len() - offset, place: self.absent });
         };
         let per_cluster = cluster / self.header.unit;
         let follows = |(i, entry): &(usize, &u32)| match first {
@@ -169,7 +190,7 @@ impl Map for Clusters {
         let rest = self.bat[index..].iter().enumerate().take(entries_to_look_at(wanted, cluster));
         let len = rest.take_while(follows).count() as u64 * cluster - within;
         if first == 0 {
-            return Ok(Run { len, place: Place::Zero });
+            return Ok(Run { len, place: self.absent });
         }
         let start = u64::from(first) * self.header.unit;
         let place = || at("Parallels cluster").file(self.file.path()).byte(start);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plan::{Params, Plan, minimum_size};
 use super::{Ext4, superblock};
-use crate::error::Result;
+use crate::error::{Result, at};
 use crate::fs::capabilities::Capabilities;
 use crate::fs::driver::{Driver, NewVolume};
 use crate::fs::filesystem::Filesystem;
@@ -68,7 +68,14 @@ impl Driver for Ext {
     fn new_planner(&self, volume: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
         // As in mke2fs.conf.
         let is_small = volume.size < 512 << 20;
-        let block_size = volume.block_size.unwrap_or(if is_small { 1024 } else { 4096 });
+        let usual = if is_small { 1024 } else { 4096 };
+        let block_size = volume.block_size.unwrap_or(usual.max(volume.sector_size));
+        if block_size < volume.sector_size {
+            return Err(at("ext parameters").unsupported(format!(
+                "blocks of {block_size} bytes are smaller than the sectors of {} bytes",
+                volume.sector_size
+            )));
+        }
         // GRUB before 2.12 cannot read a volume with metadata_csum_seed.
         let features = match volume.kind {
             "ext4" => format!("^metadata_csum_seed,{}", volume.features),

@@ -76,6 +76,7 @@ impl Driver for Fat {
             (kind, _) => kind,
         };
         let mut params = Params::new(kind, volume.size)?;
+        Params::set_sector_size(&mut params, volume.sector_size)?;
         params.volume_id = number(&volume.id);
         if !volume.label.is_empty() {
             let mut padded = [b' '; 11];
