@@ -25,16 +25,22 @@ pub(super) fn has_colours() -> bool {
     if is_set("CLICOLOR_FORCE") && !is_zero("CLICOLOR_FORCE") {
         return true;
     }
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    io::stdout().is_terminal() && !is_dumb && !is_zero("CLICOLOR")
+    io::stdout().is_terminal() && !is_dumb() && !is_zero("CLICOLOR")
 }
 
-/// Returns where progress is drawn: on standard error, if that is a terminal.
+/// Returns standard error to draw progress on.
 pub(super) fn progress() -> ProgressDrawTarget {
-    match io::stderr().is_terminal() {
-        true => ProgressDrawTarget::term_like_with_hz(Box::new(AtStart), DRAWS),
-        false => ProgressDrawTarget::hidden(),
-    }
+    ProgressDrawTarget::term_like_with_hz(Box::new(AtStart), DRAWS)
+}
+
+/// Returns true if standard error is a terminal that can draw progress.
+pub(super) fn draws_progress() -> bool {
+    io::stderr().is_terminal() && !is_dumb()
+}
+
+/// Returns true if the terminal cannot move the cursor, or if there may be none.
+pub(super) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// How often progress is drawn in a second, at most.
