@@ -96,23 +96,24 @@ fn versions_of_rpm_are_ordered_as_rpm_orders_them() {
 
 /// Returns a version of apk, and sometimes one that is not valid.
 fn apk_version(random: &mut Random) -> String {
-    let mut text = random.pick(&["0", "1", "2", "10", "11", "3", "20230101"]).to_string();
+    let one = |random: &mut Random, among: &[&'static str]| *random.pick(among);
+    let mut text = one(random, &["0", "1", "2", "10", "11", "3", "20230101"]).to_owned();
     for _ in 0..random.index(4) {
         text += ".";
-        text += random.pick(&["0", "1", "2", "9", "10", "01", "007", "00", "20", "3", "100"]);
+        text += one(random, &["0", "1", "2", "9", "10", "01", "007", "00", "20", "3", "100"]);
     }
     if random.once_in(5) {
-        text += random.pick(&["a", "b", "c", "x", "z"]);
+        text += one(random, &["a", "b", "c", "x", "z"]);
     }
     for _ in 0..*random.pick(&[0, 0, 0, 1, 1, 2]) {
-        text += random.pick(&["_alpha", "_beta", "_pre", "_rc", "_cvs", "_svn", "_git", "_hg", "_p"]);
-        text += random.pick(&["", "", "0", "1", "2", "10", "20210101", "03"]);
+        text += one(random, &["_alpha", "_beta", "_pre", "_rc", "_cvs", "_svn", "_git", "_hg", "_p"]);
+        text += one(random, &["", "", "0", "1", "2", "10", "20210101", "03"]);
     }
     if random.once_in(7) {
-        text += random.pick(&["~1a2b", "~1a2", "~ff", "~0", "~1a2bc"]);
+        text += one(random, &["~1a2b", "~1a2", "~ff", "~0", "~1a2bc"]);
     }
     if !random.once_in(3) {
-        text += random.pick(&["-r0", "-r1", "-r2", "-r10", "-r11"]);
+        text += one(random, &["-r0", "-r1", "-r2", "-r10", "-r11"]);
     }
     text
 }
