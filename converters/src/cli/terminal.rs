@@ -58,9 +58,15 @@ impl AtStart {
         size.map_or((WIDTH, 24), |(width, height)| (width.0, height.0))
     }
 
+    /// Writes to the terminal. That it fails is no reason to stop the work, and indicatif would end the program.
+    fn put(text: &str) -> io::Result<()> {
+        let _ = io::stderr().write_all(text.as_bytes());
+        Ok(())
+    }
+
     /// Sends a control sequence with a number, unless the number is zero.
     fn control(number: usize, letter: char) -> io::Result<()> {
-        if number == 0 { Ok(()) } else { write!(io::stderr(), "\u{1b}[{number}{letter}") }
+        if number == 0 { Ok(()) } else { Self::put(&format!("\u{1b}[{number}{letter}")) }
     }
 }
 
@@ -90,20 +96,19 @@ impl TermLike for AtStart {
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
-        writeln!(io::stderr(), "{text}")
+        Self::put(&format!("{text}\n"))
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        write!(io::stderr(), "{text}")
+        Self::put(text)
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        write!(io::stderr(), "\r\u{1b}[2K")
+        Self::put("\r\u{1b}[2K")
     }
 
     fn flush(&self) -> io::Result<()> {
         // A drawing ends with this.
-        write!(io::stderr(), "\r")?;
-        io::stderr().flush()
+        Self::put("\r")
     }
 }

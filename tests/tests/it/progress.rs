@@ -12,7 +12,7 @@ use mif_tests::{WorkFolder, have, mif, run, tool, work_folder};
 fn slow() -> WorkFolder {
     let work = work_folder();
     fs::create_dir(work.at("two")).unwrap();
-    fs::write(work.at("two/a.raw"), noise(1, 160 << 20)).unwrap();
+    fs::write(work.at("two/a.raw"), noise(1, 96 << 20)).unwrap();
     fs::hard_link(work.at("two/a.raw"), work.at("two/b.raw")).unwrap();
     work
 }
@@ -84,7 +84,7 @@ fn progress_in_json_is_a_line_at_a_time_and_ends_with_the_whole() {
     let output =
         started(work.path(), &["import", "two/a.raw", "--progress", "json"]).wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let size = 160 << 20;
+    let size = 96 << 20;
     let said = checked(work.path(), &output, 0);
     assert_eq!(said, format!("import two/a.raw importing bytes {size} {size} []\n"));
     // In a batch, images are counted. Reports stay on standard output.
@@ -128,7 +128,7 @@ fn sigusr1_prints_how_far_the_work_is_and_never_ends_it() {
     );
     let is_far = |line: &str| {
         line.starts_with("mif import: two/a.raw: importing, ")
-            && line.contains(" of 160.00 MiB (")
+            && line.contains(" of 96.00 MiB (")
             && line.contains("/s, ")
     };
     assert!(said.lines().any(is_far), "{said}");
