@@ -23,12 +23,28 @@ fn started(work: &Path, words: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// Waits until the program has begun to handle the signal.
+fn wait_until_it_listens(child: &Child) {
+    let status = format!("/proc/{}/status", child.id());
+    let start = Instant::now();
+    let listens = || {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:").map(str::trim));
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask >> 9 & 1 == 1)
+    };
+    while !listens() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it does not listen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 fn ask(child: &Child) {
     run(tool("kill").args(["-USR1", &child.id().to_string()]));
 }
 
 /// Asks until the program ends, and returns what it printed.
 fn asked(mut child: Child) -> Output {
+    wait_until_it_listens(&child);
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         assert!(start.elapsed() < Duration::from_secs(60), "it does not end");
@@ -149,6 +165,7 @@ fn sigusr1_prints_how_far_the_work_is_and_never_ends_it() {
     // The answer is a line of JSON if progress is.
     let mut count = 0;
     let mut child = started(work.path(), &["verify", "a", "two/a.raw", "--progress", "json"]);
+    wait_until_it_listens(&child);
     while child.try_wait().unwrap().is_none() {
         ask(&child);
         count += 1;
