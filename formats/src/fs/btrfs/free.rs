@@ -38,9 +38,9 @@ impl Btrfs {
     /// Returns the parts of the device that are used, among them all in the range.
     fn used_in(&self, range: &Range<u64>) -> Result<Vec<Range<u64>>> {
         let trees = &self.trees;
+        let mut used = OFFSETS.map(|offset| offset..offset + SUPERBLOCK).to_vec();
         // Before the first superblock is the place of boot code.
-        let mut used = vec![0..OFFSETS[0] + SUPERBLOCK];
-        used.extend(OFFSETS[1..].iter().map(|offset| *offset..offset + SUPERBLOCK));
+        used.push(0..OFFSETS[0]);
         let root = root_of(trees, id::EXTENT_TREE)?;
         let root = root.ok_or_else(|| at("extent tree").corrupt("does not exist"))?;
         for (device, logical) in trees.chunks.stripes_in(range)? {
