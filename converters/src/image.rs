@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mif_formats::Source;
 use mif_formats::container::{self, Access, OpenOptions};
 use mif_formats::mif::manifest::Row;
+use mif_formats::{ErrorKind, Source};
 
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
@@ -61,7 +61,19 @@ impl OpenImage {
     ) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
-            let container = container::open_observed(path, options, progress)?;
+            let container = container::open_observed(path, options, progress).map_err(|error| {
+                let is_missing = error.kind() == ErrorKind::NotFound;
+                let error = Error::from(error);
+                match image
+                    .split_once(":/")
+                    .filter(|(name, _)| is_missing && name.parse::<ImageName>().is_ok())
+                {
+                    Some((name, path)) => error.advise(format!(
+                        "A path in an image is an argument of its own, such as `mif ls {name} /{path}`"
+                    )),
+                    None => error,
+                }
+            })?;
             return Ok(OpenImage { label: image.to_owned(), origin: Origin::File { container } });
         }
         // The user may have meant a file, which must be given as a path.
@@ -72,8 +84,13 @@ impl OpenImage {
         let name: ImageName = image.parse().map_err(|_| {
             or_file(Error::input(format!("{image}: neither the path of a file nor a valid image name")))
         })?;
+        // A stored image may be called so, but it is more likely the name of a file.
+        let is_file_name = container::has_suffix(path) && !path.exists();
         let storage = store.storage()?;
         let store = match Store::open(storage.clone(), progress) {
+            Err(_) if is_file_name && !Store::exists(storage.clone())? => {
+                return Err(Error::input(format!("{image}: no such file")));
+            }
             Err(_) if !Store::exists(storage.clone())? => {
                 let error = Error::input(format!("{image}: no store at {}", storage.place()));
                 return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
@@ -81,6 +98,15 @@ impl OpenImage {
             store => store?,
         };
         match Self::stored(&store, &name) {
+            Err(error) if is_file_name && store.versions(&name.name)?.is_empty() => {
+                let place = store.storage().place();
+                let missing =
+                    Error::input(format!("{image}: no such file, and no such image in the store {place}"));
+                Err(match error.advice() {
+                    Some(advice) => missing.advise(advice),
+                    None => missing,
+                })
+            }
             Err(error) if store.versions(&name.name)?.is_empty() => Err(or_file(error)),
             opened => opened,
         }

@@ -100,6 +100,7 @@ pub use verbs::check::{
     CheckOptions, CheckReport, FixOptions, FixReport, Verdict as BootVerdict, check, check_and_fix,
 };
 pub use verbs::choose::{ChosenImages, ImageFilter, Versions};
+pub use verbs::inspect::bom::{Bom, BomFormat, Document, bom};
 pub use verbs::inspect::cat::cat;
 pub use verbs::inspect::diff::{
     Cause, Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,

@@ -7,69 +7,76 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mif::Progress;
 use mif_formats::container::Observer;
 
+use super::print;
+use super::progress::{Board, Gauge};
 use super::signals::Stop;
 
-/// Progress on the terminal, if standard error is one.
+/// What all bars of a run share.
+#[derive(Clone)]
+pub(super) struct Drawing {
+    /// True if bars are drawn.
+    pub(super) is_on: bool,
+    /// True if no warnings are printed.
+    pub(super) is_quiet: bool,
+    pub(super) board: Arc<Board>,
+    pub(super) stop: Arc<Stop>,
+}
+
+/// The progress of some work. It keeps the numbers, and draws them if bars are drawn.
 pub(super) struct Bar {
     bar: ProgressBar,
+    key: u64,
     /// The group to which it belongs, if any.
     among: Option<MultiProgress>,
-    quiet: bool,
-    stop: Arc<Stop>,
+    drawing: Drawing,
 }
 
 impl Bar {
-    /// Returns a bar for `label`. It is never drawn if `quiet`, or if standard error is not a terminal.
-    pub(super) fn new(label: &str, quiet: bool, stop: Arc<Stop>) -> Self {
-        let bar = ProgressBar::with_draw_target(None, target(quiet));
-        Self::start(bar, None, label, quiet, stop)
+    /// Returns a bar for work that is called `label`. That is an image if `is_image`.
+    pub(super) fn new(label: &str, is_image: bool, drawing: Drawing) -> Self {
+        let bar = ProgressBar::with_draw_target(None, drawing.target());
+        let gauge = Gauge { image: is_image.then(|| label.to_owned()), bar: bar.clone() };
+        let key = drawing.board.begin(gauge);
+        Self::start(bar, key, None, label, drawing)
     }
 
     fn start(
         bar: ProgressBar,
+        key: u64,
         among: Option<MultiProgress>,
         label: &str,
-        quiet: bool,
-        stop: Arc<Stop>,
+        drawing: Drawing,
     ) -> Self {
         let bar = bar.with_prefix(super::text::printable(label));
-        if among.is_none() {
-            let drawn = bar.clone();
-            stop.set_wipe(move || drawn.finish_and_clear());
-        }
         bar.enable_steady_tick(TICK);
-        Bar { bar, among, quiet, stop }
+        Bar { bar, key, among, drawing }
     }
 }
 
 /// How often bars are redrawn.
 const TICK: Duration = Duration::from_millis(200);
 
-fn target(quiet: bool) -> ProgressDrawTarget {
-    if quiet { ProgressDrawTarget::hidden() } else { super::terminal::progress() }
+impl Drawing {
+    fn target(&self) -> ProgressDrawTarget {
+        if self.is_on { super::terminal::progress() } else { ProgressDrawTarget::hidden() }
+    }
 }
 
 /// A bar for each image in progress, and a total below them.
 pub(super) struct Bars {
     multi: MultiProgress,
     all: ProgressBar,
-    quiet: bool,
-    stop: Arc<Stop>,
+    key: u64,
+    drawing: Drawing,
 }
 
 impl Bars {
-    /// Returns bars that are never drawn if `quiet`, or if standard error is not a terminal.
-    pub(super) fn new(quiet: bool, stop: Arc<Stop>) -> Self {
-        let multi = MultiProgress::with_draw_target(target(quiet));
-        let drawn = multi.clone();
-        stop.set_wipe(move || {
-            // Nothing is drawn after that.
-            let _ = drawn.clear();
-            drawn.set_draw_target(ProgressDrawTarget::hidden());
-        });
+    pub(super) fn new(drawing: Drawing) -> Self {
+        let multi = MultiProgress::with_draw_target(drawing.target());
         let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}, {eta} left");
         let all = multi.add(ProgressBar::new(0).with_style(style.expect("the template is constant")));
-        Bars { multi, all, quiet, stop }
+        let key = drawing.board.begin_many(all.clone(), multi.clone());
+        Bars { multi, all, key, drawing }
     }
 
     /// Sets the number of images, and starts the bar of the total.
@@ -82,7 +89,9 @@ impl Bars {
     /// Adds a bar for an image.
     pub(super) fn begin(&self, label: &str) -> Bar {
         let bar = self.multi.insert_before(&self.all, ProgressBar::no_length());
-        Bar::start(bar, Some(self.multi.clone()), label, self.quiet, self.stop.clone())
+        let gauge = Gauge { image: Some(label.to_owned()), bar: bar.clone() };
+        let key = self.drawing.board.begin_image(gauge);
+        Bar::start(bar, key, Some(self.multi.clone()), label, self.drawing.clone())
     }
 
     /// Counts one more image as done.
@@ -98,6 +107,7 @@ impl Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
+        self.drawing.board.end(self.key);
         self.all.finish_and_clear();
     }
 }
@@ -108,7 +118,7 @@ impl Observer for Bar {
     }
 
     fn interrupted(&self) -> bool {
-        self.stop.interrupted()
+        self.drawing.stop.interrupted()
     }
 }
 
@@ -132,14 +142,15 @@ impl Progress for Bar {
     }
 
     fn warn(&self, warning: &str) {
-        if !self.quiet {
-            self.bar.suspend(|| eprintln!("mif: warning: {}", super::text::printable(warning)));
+        if !self.drawing.is_quiet {
+            self.bar.suspend(|| print::warn(warning));
         }
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
+        self.drawing.board.end(self.key);
         self.bar.finish_and_clear();
         if let Some(others) = &self.among {
             others.remove(&self.bar);

@@ -80,7 +80,7 @@ impl Context {
         let Some(name) = fix else {
             let image = self.open(&image, &open_options(open))?;
             let report = {
-                let bar = self.bar(&image.label);
+                let bar = self.image_bar(&image.label);
                 mif::check(&image, &options, &bar)?
             };
             self.report(&report, |report| {
@@ -99,7 +99,7 @@ impl Context {
         let store = Store::open(&self.global.store, &self.bar("store"))?;
         let fix = FixOptions { name, time, command: command_line() };
         let report = {
-            let bar = self.bar(&image);
+            let bar = self.image_bar(&image);
             mif::check_and_fix(&store, &image.parse()?, &options, &fix, &bar)?
         };
         self.report(&report, fixed)?;

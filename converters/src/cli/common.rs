@@ -13,6 +13,7 @@ use mif_formats::container::OpenOptions;
 use mif_formats::partition::TableKind;
 use mif_formats::wrapper::Limits;
 
+use super::progress::Manner;
 use super::values::{duration, size, size_range};
 
 /// The store if none is named.
@@ -42,6 +43,17 @@ pub(super) struct Global {
     /// Print only errors and what was asked for: no progress, warnings or reports of work done
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(super) quiet: bool,
+    /// Show the progress of long work on standard error: as a bar (auto: if that is a terminal), as lines of JSON, or not at
+    /// all. SIGUSR1 prints it once, in any case
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t = Manner::Auto,
+        value_name = "HOW",
+        help_heading = "Global options"
+    )]
+    pub(super) progress: Manner,
 }
 
 impl Global {

@@ -10,12 +10,11 @@ use mif_formats::container::OpenOptions;
 use mif_formats::text::printable_lines;
 use serde::Serialize;
 
-use super::bar::Bar;
+use super::bar::{Bar, Drawing};
 use super::common::{Global, NewStore, group_number};
 use super::pager::print_paged;
-use super::print::{complain_of, print, print_exactly, print_json};
+use super::print::{complain_of, print, print_exactly, print_json, warn};
 use super::signals::Stop;
-use super::text;
 
 /// The answer of a verb: true for exit code 0, false for 1.
 pub(super) type Answer = Result<bool>;
@@ -25,6 +24,7 @@ pub(super) struct Context {
     pub(super) global: Global,
     /// True if reports are not printed either, because the verb was not asked a question.
     pub(super) quiet: bool,
+    pub(super) drawing: Drawing,
     pub(super) stop: Arc<Stop>,
 }
 
@@ -73,11 +73,17 @@ impl Context {
     }
 
     pub(super) fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {
-        OpenImage::open(image, &self.global.store, options, &self.bar(image))
+        OpenImage::open(image, &self.global.store, options, &self.image_bar(image))
     }
 
+    /// Returns the progress of work that is not about one image.
     pub(super) fn bar(&self, label: &str) -> Bar {
-        Bar::new(label, self.global.quiet || self.global.json, self.stop.clone())
+        Bar::new(label, false, self.drawing.clone())
+    }
+
+    /// Returns the progress of work on an image.
+    pub(super) fn image_bar(&self, image: &str) -> Bar {
+        Bar::new(image, true, self.drawing.clone())
     }
 
     pub(super) fn report<R: Serialize>(&self, report: &R, text: impl Fn(&R) -> String) -> Result<()> {
@@ -123,9 +129,7 @@ impl Context {
     /// Prints warnings on standard error, so that standard output contains only the answer. JSON reports include them.
     pub(super) fn warn(&self, warnings: &[String]) {
         if !self.global.json && !self.global.quiet {
-            for warning in warnings {
-                eprintln!("mif: warning: {}", text::printable(warning));
-            }
+            warnings.iter().for_each(|warning| warn(warning));
         }
     }
 }

@@ -11,7 +11,7 @@ use mif::{CopyReport, Result, Versions};
 use super::common::Filter;
 use super::context::{Answer, Context};
 use super::print::complain_of;
-use super::text::{printable, size};
+use super::text::{counted, printable, size};
 
 /// Which images are copied.
 #[derive(Args)]
@@ -132,11 +132,11 @@ fn text(report: &CopyReport) -> String {
     }
     let _ = writeln!(
         out,
-        "{} copied, {} already there, {} failed; {} objects; {} sent, {} saved; {:.1} s",
+        "{} copied, {} already there, {} failed; {}; {} sent, {} saved; {:.1} s",
         count("copied"),
         count("unchanged"),
         count("failed"),
-        report.objects,
+        counted(report.objects, "object"),
         size(report.bytes_sent),
         size(report.bytes_saved),
         report.seconds

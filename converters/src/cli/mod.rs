@@ -17,6 +17,7 @@ mod map;
 mod mtree;
 mod pager;
 mod print;
+mod progress;
 mod reread;
 mod signals;
 mod terminal;
@@ -30,7 +31,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use mif::store::Store;
 use mif::{
     BatchExportOptions, BatchImportOptions, ExportOptions, ImportOptions, LsOptions, OpenImage,
@@ -40,23 +41,42 @@ use mif_formats::container::STANDARD_OUTPUT;
 use mif_formats::text::printable_lines;
 
 use self::args::{Cli, Command};
+use self::bar::Drawing;
 use self::common::{
     ListFormat, Open, command_line, export_options, open_options, reshape_options, volume_path,
 };
 use self::context::{Answer, Context};
-use self::print::{Output, complain, complain_as_json, json_line, output_failed, print_exactly, print_json};
+use self::print::{
+    Output, complain, complain_as_json, output_failed, print_exactly, print_json, report_aside,
+};
+use self::progress::{Board, Manner};
 use self::signals::Stop;
 
 /// Runs the program.
 pub(super) fn run() -> ExitCode {
+    signals::survive_questions();
     let words = with_help_verbs(std::env::args_os().collect());
-    let mut cli = Cli::try_parse_from(words).unwrap_or_else(|error| refuse(&error));
-    if cli.global.json {
+    let parsed = Cli::command().try_get_matches_from(words).and_then(|matches| {
+        let verb = matches.subcommand_name().unwrap_or_default().to_owned();
+        Ok((verb, Cli::from_arg_matches(&matches)?))
+    });
+    let (verb, mut cli) = parsed.unwrap_or_else(|error| refuse(&error));
+    let manner = cli.global.progress;
+    if cli.global.json || manner == Manner::Json {
         complain_as_json();
     }
     let settled = cli.global.settle();
     let quiet = cli.global.quiet && !cli.command.is_question();
-    let context = Context { global: cli.global, quiet, stop: Stop::listen(cli.command.writes_files()) };
+    let is_quiet = cli.global.quiet || cli.global.json;
+    let board = Board::new(&verb, manner == Manner::Json);
+    let stop = Stop::listen(cli.command.writes_files(), board.clone());
+    let is_on = match manner {
+        Manner::Auto => !is_quiet && terminal::draws_progress(),
+        Manner::Bar => true,
+        Manner::Json | Manner::None => false,
+    };
+    let drawing = Drawing { is_on, is_quiet, board, stop: stop.clone() };
+    let context = Context { global: cli.global, quiet, drawing, stop };
     let answer = settled.and_then(|()| context.run(cli.command)).and_then(|yes| {
         io::stdout().flush().map_err(output_failed)?;
         Ok(yes)
@@ -74,10 +94,10 @@ pub(super) fn run() -> ExitCode {
 
 /// Rewrites `mif help VERB` to `mif VERB --help`, and `mif version` to `mif --version`: what people type out of habit.
 fn with_help_verbs(mut words: Vec<OsString>) -> Vec<OsString> {
-    // The verb follows the global options, of which only --store has a value.
+    // The verb follows the global options, of which only these have a value.
     let mut verb = 1;
     while let Some(word) = words.get(verb).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
-        verb += if word == "--store" { 2 } else { 1 };
+        verb += if word == "--store" || word == "--progress" { 2 } else { 1 };
     }
     match words.get(verb).and_then(|word| word.to_str()) {
         Some("help") => {
@@ -103,7 +123,7 @@ fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let harmless = printable_lines(&text);
     if harmless != text {
-        eprint!("{harmless}");
+        print::say(&harmless);
     } else if let Err(e) = error.print()
         && !error.use_stderr()
     {
@@ -201,7 +221,7 @@ impl Context {
                 let Some(b) = b else { return self.verify_independently(&a) };
                 let b = self.open(&b, &options)?;
                 let report = {
-                    let bar = self.bar(&a.label);
+                    let bar = self.image_bar(&a.label);
                     mif::verify(&a, &b, &bar)?
                 };
                 self.report(&report, text::verify)?;
@@ -230,7 +250,7 @@ impl Context {
                 let options =
                     LsOptions { path, recursive: recursive || mtree, itself: mtree, hashed: digests };
                 let listing = {
-                    let bar = self.bar(&image.label);
+                    let bar = self.image_bar(&image.label);
                     mif::ls(&image, &options, &bar)?
                 };
                 match format {
@@ -270,7 +290,7 @@ impl Context {
         let width = terminal::width();
         let cells = if self.global.json { CELLS } else { map::cells(width) };
         let report = {
-            let bar = self.bar(&image.label);
+            let bar = self.image_bar(&image.label);
             mif::map(image, cells, &bar)?
         };
         match self.global.json {
@@ -283,7 +303,7 @@ impl Context {
     fn import(&self, file: &Path, options: &ImportOptions) -> Answer {
         let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
         let report = {
-            let bar = self.bar(&file.display().to_string());
+            let bar = self.image_bar(&file.display().to_string());
             mif::import(&store, file, options, &bar)?
         };
         self.report(&report, text::import)?;
@@ -295,14 +315,13 @@ impl Context {
             self.stop.writes_to_pipe();
         }
         let report = {
-            let bar = self.bar(&image.label);
+            let bar = self.image_bar(&image.label);
             mif::export(image, output, options, &bar)?
         };
         if output.as_os_str() == STANDARD_OUTPUT {
             // Standard output carries the disk, so the report goes to standard error.
             if !self.global.quiet {
-                let text = if self.global.json { json_line(&report) } else { text::export(&report) };
-                eprint!("{}", printable_lines(&text));
+                report_aside(&report, text::export);
             }
         } else {
             self.report(&report, text::export)?;
@@ -313,7 +332,7 @@ impl Context {
 
     fn verify_independently(&self, image: &OpenImage) -> Answer {
         let report = {
-            let bar = self.bar(&image.label);
+            let bar = self.image_bar(&image.label);
             mif::independent::independent(image, &bar)?
         };
         self.report(&report, text::independent)?;

@@ -8,6 +8,7 @@ use mif::Result;
 
 use super::print::{complain_of, print_exactly};
 use super::signals::Stop;
+use super::terminal::is_dumb;
 
 /// The exit code of a shell that does not find a command.
 const NOT_FOUND: i32 = 127;
@@ -34,10 +35,9 @@ fn pager() -> Option<String> {
         Some(command) if command.trim().is_empty() || command.trim() == "cat" => None,
         Some(command) => Some(command),
         None => {
-            let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
             let path = std::env::var_os("PATH").unwrap_or_default();
             let is_there = std::env::split_paths(&path).any(|directory| directory.join("less").is_file());
-            (is_there && !is_dumb).then(|| "less".to_owned())
+            (is_there && !is_dumb()).then(|| "less".to_owned())
         }
     }
 }

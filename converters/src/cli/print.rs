@@ -9,12 +9,51 @@ use serde::Serialize;
 
 use super::{json, text};
 
-/// True if errors are printed as JSON, because the reports are.
+/// True if every line on standard error is JSON, because reports or progress are.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Makes errors lines of JSON.
+/// Makes every line on standard error JSON.
 pub(super) fn complain_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
+}
+
+fn is_json() -> bool {
+    AS_JSON.load(Ordering::Relaxed)
+}
+
+/// Prints lines on standard error in a single write, so that other threads do not print into them. If nobody reads
+/// standard error, the work goes on.
+pub(super) fn say(lines: &str) {
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
+
+/// A sentence in JSON that is no error.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Remark<'a> {
+    Warning(&'a str),
+    Note(&'a str),
+}
+
+/// Prints a warning.
+pub(super) fn warn(warning: &str) {
+    match is_json() {
+        true => say(&json_line(&Remark::Warning(warning))),
+        false => say(&format!("mif: warning: {}\n", text::printable(warning))),
+    }
+}
+
+/// Prints what the user should know about the answer.
+pub(super) fn note(note: &str) {
+    match is_json() {
+        true => say(&json_line(&Remark::Note(note))),
+        false => say(&format!("mif: {}\n", text::printable(note))),
+    }
+}
+
+/// Prints a report on standard error, because standard output carries what the verb made.
+pub(super) fn report_aside<R: Serialize>(report: &R, text: impl Fn(&R) -> String) {
+    say(&if is_json() { json_line(report) } else { printable_lines(&text(report)) });
 }
 
 /// An error in JSON.
@@ -31,22 +70,22 @@ struct Complaint<'a> {
 }
 
 pub(super) fn complain(error: &Error) {
-    if AS_JSON.load(Ordering::Relaxed) {
+    if is_json() {
         let (advice, code) = (error.advice(), Some(error.code() as u8));
-        eprint!("{}", json_line(&Complaint { error: error.message(), advice, code }));
+        say(&json_line(&Complaint { error: error.message(), advice, code }));
         return;
     }
     let advice = error.advice().map_or(String::new(), |advice| format!("\n{}.", text::printable(advice)));
-    eprintln!("mif: {}{}", text::printable(error.message()), advice);
+    say(&format!("mif: {}{advice}\n", text::printable(error.message())));
 }
 
 /// Prints an error given as text.
 pub(super) fn complain_of(error: &str) {
-    if AS_JSON.load(Ordering::Relaxed) {
-        eprint!("{}", json_line(&Complaint { error, advice: None, code: None }));
+    if is_json() {
+        say(&json_line(&Complaint { error, advice: None, code: None }));
         return;
     }
-    eprintln!("mif: {}", text::printable(error));
+    say(&format!("mif: {}\n", text::printable(error)));
 }
 
 /// Returns the error for a failed write. A closed pipe on standard output is not a failure (`mif ls … | head`): the

@@ -8,7 +8,7 @@ use mif::{RereadOptions, RereadReport, Result};
 
 use super::common::command_line;
 use super::context::{Answer, Context};
-use super::text::{printable, size};
+use super::text::{counted, printable, size};
 
 #[derive(Args)]
 pub(super) struct Reread {
@@ -50,7 +50,7 @@ impl Context {
         let store = Store::open(&self.global.store, &self.bar("store"))?;
         let [image] = &names[..] else { return self.reread_all(&store, &names, &options) };
         let report = {
-            let bar = self.bar(&image.to_string());
+            let bar = self.image_bar(&image.to_string());
             mif::reread(&store, image, &options, &bar)?
         };
         self.report(&report, text)?;
@@ -78,13 +78,13 @@ fn text(report: &RereadReport) -> String {
         }
         let _ = writeln!(
             out,
-            "  {} disk: {} files with {} of content, {} of residue, {} zero; before, {} files and {} of residue",
+            "  {} disk: {} with {} of content, {} of residue, {} zero; before, {} and {} of residue",
             size(report.disk_size),
-            counts.files,
+            counted(counts.files, "file"),
             size(counts.content_bytes),
             size(counts.residue_bytes),
             size(counts.zero_bytes),
-            before.files,
+            counted(before.files, "file"),
             size(before.residue_bytes),
         );
         let _ = writeln!(

@@ -4,7 +4,9 @@
 //! returns. A verb that waits for a pipe or for the reader of standard output does not poll, and neither does one that
 //! only computes. Such a verb has no named temporary file, so a thread ends the program after a moment. A verb that
 //! writes files may be in an fsync, which can take seconds on a slow disk and cannot be interrupted; it gets more time,
-//! so that it can remove the file afterwards. A second signal ends any verb at once.
+//! so that it can remove the file afterwards. A second signal removes the progress bars from the terminal and ends any verb
+//! at once; a third ends it even if the terminal takes no more output. SIGUSR1, and SIGINFO where there is one (Ctrl-T), only
+//! ask how far the work is.
 //!
 //! [`Observer::interrupted`]: mif_formats::container::Observer::interrupted
 
@@ -12,17 +14,22 @@ use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
+use signal_hook::iterator::{Signals, SignalsInfo};
+
+use super::progress::Board;
 
 /// How long a verb may go without polling before the program ends. A verb that writes its file polls far more often.
 const GRACE: Duration = Duration::from_millis(700);
 /// The same for a verb that may be in an fsync.
 const SYNC_GRACE: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_millis(50);
+/// How long the removal of progress bars may take when the program ends: the terminal may be stopped.
+const WIPE: Duration = Duration::from_millis(200);
 /// The number of the signal for a file that grows past `ulimit -f`. It is the same on all Linux and BSD targets of
 /// Rust.
 const SIGXFSZ: i32 = 25;
@@ -40,36 +47,70 @@ pub(super) struct Stop {
     to_pipe: AtomicBool,
     /// True while a pager shows the answer: Ctrl-C is meant for it.
     paging: AtomicBool,
-    /// Removes what the progress bars have drawn, if there are any.
-    wipe: Mutex<Option<Box<dyn Fn() + Send>>>,
+    /// Knows the progress bars, which are removed from the terminal should the program end without returning from its verb.
+    board: Option<Arc<Board>>,
+}
+
+/// The signals that ask how far the work is.
+#[cfg(not(any(
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "macos"
+)))]
+const QUESTIONS: &[i32] = &[SIGUSR1];
+#[cfg(any(
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "macos"
+))]
+const QUESTIONS: &[i32] = &[SIGUSR1, signal_hook::consts::SIGINFO];
+
+/// Makes sure that a question does not end the program, even one that arrives before it can be answered.
+pub(super) fn survive_questions() {
+    for &signal in QUESTIONS {
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
 }
 
 impl Stop {
     /// Installs the signal handlers. `writes` is true if the verb writes files.
-    pub(super) fn listen(writes: bool) -> Arc<Self> {
-        let stop = Arc::new(Stop { syncs: writes && !names_a_pipe(), ..Stop::default() });
+    pub(super) fn listen(writes: bool, board: Arc<Board>) -> Arc<Self> {
+        answer_questions(board.clone());
+        let syncs = writes && !names_a_pipe();
+        let stop = Arc::new(Stop { syncs, board: Some(board), ..Stop::default() });
         // With any handler, the write fails with an error that names the file, instead of the signal ending the
         // program.
         let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
         let hangs_up = !is_ignored(SIGHUP);
         let signals = [SIGINT, SIGTERM].into_iter().chain(hangs_up.then_some(SIGHUP));
         let signals: Vec<i32> = signals.collect();
+        let ending = Arc::new(AtomicBool::new(false));
         for &signal in &signals {
             // Without a handler the program still works: then the signal simply ends it.
-            let asked = stop.asked.clone();
-            let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, asked.clone());
-            let _ = signal_hook::flag::register(signal, asked);
+            let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, ending.clone());
+            let _ = signal_hook::flag::register(signal, stop.asked.clone());
         }
-        if let Ok(mut signals) = Signals::new(&signals) {
+        // This kind counts signals that arrive at once.
+        if let Ok(mut signals) = SignalsInfo::<WithRawSiginfo>::new(&signals) {
             let watched = stop.clone();
             std::thread::spawn(move || {
-                for signal in signals.forever() {
+                loop {
+                    let mut arrived =
+                        signals.wait().map(|info| info.si_signo).collect::<Vec<_>>().into_iter();
+                    let Some(signal) = arrived.next() else { continue };
                     if signal == SIGINT && watched.paging.load(Ordering::Relaxed) {
                         watched.asked.store(false, Ordering::Relaxed);
                         continue;
                     }
                     watched.signal.store(signal, Ordering::Relaxed);
-                    watched.end_unless_heard(128 + signal);
+                    let is_again = || arrived.next().is_some() || signals.pending().next().is_some();
+                    watched.wait_unless_heard(is_again);
+                    ending.store(true, Ordering::Relaxed);
+                    watched.end(128 + signal);
                 }
             });
         }
@@ -95,11 +136,6 @@ impl Stop {
         self.paging.store(paging, Ordering::Relaxed);
     }
 
-    /// Sets what removes the progress bars from the terminal, should the program end without returning from its verb.
-    pub(super) fn set_wipe(&self, wipe: impl Fn() + Send + 'static) {
-        *self.wipe.lock().expect("not poisoned") = Some(Box::new(wipe));
-    }
-
     /// Records that the verb has returned and removed its files.
     pub(super) fn returned(&self) {
         self.heard.store(false, Ordering::Relaxed);
@@ -120,24 +156,40 @@ impl Stop {
         None
     }
 
-    fn end_unless_heard(&self, code: i32) {
+    /// Waits until the verb has not polled for too long, or until the signal arrives again.
+    fn wait_unless_heard(&self, mut is_again: impl FnMut() -> bool) {
         let mut unheard = Duration::ZERO;
         loop {
             let to_pipe = self.to_pipe.load(Ordering::Relaxed);
-            if unheard >= if self.syncs && !to_pipe { SYNC_GRACE } else { GRACE } {
-                break;
+            if is_again() || unheard >= if self.syncs && !to_pipe { SYNC_GRACE } else { GRACE } {
+                return;
             }
             std::thread::sleep(STEP);
             let heard = self.heard.load(Ordering::Relaxed) && !to_pipe;
             unheard = if heard { Duration::ZERO } else { unheard + STEP };
         }
-        if let Ok(wipe) = self.wipe.try_lock()
-            && let Some(wipe) = &*wipe
-        {
-            wipe();
+    }
+
+    /// Ends the program.
+    fn end(&self, code: i32) {
+        if let Some(board) = self.board.clone() {
+            // Another thread may hold the bars while it waits for the terminal.
+            let (done, is_done) = mpsc::channel();
+            std::thread::spawn(move || {
+                board.wipe();
+                let _ = done.send(());
+            });
+            let _ = is_done.recv_timeout(WIPE);
         }
         // Runs no destructors, because they would wait for locks held by other threads.
         signal_hook::low_level::exit(code);
+    }
+}
+
+/// Starts a thread that answers how far the work is.
+fn answer_questions(board: Arc<Board>) {
+    if let Ok(mut signals) = Signals::new(QUESTIONS) {
+        std::thread::spawn(move || signals.forever().for_each(|_| board.tell()));
     }
 }
 

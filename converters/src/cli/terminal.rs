@@ -25,16 +25,22 @@ pub(super) fn has_colours() -> bool {
     if is_set("CLICOLOR_FORCE") && !is_zero("CLICOLOR_FORCE") {
         return true;
     }
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    io::stdout().is_terminal() && !is_dumb && !is_zero("CLICOLOR")
+    io::stdout().is_terminal() && !is_dumb() && !is_zero("CLICOLOR")
 }
 
-/// Returns where progress is drawn: on standard error, if that is a terminal.
+/// Returns standard error to draw progress on.
 pub(super) fn progress() -> ProgressDrawTarget {
-    match io::stderr().is_terminal() {
-        true => ProgressDrawTarget::term_like_with_hz(Box::new(AtStart), DRAWS),
-        false => ProgressDrawTarget::hidden(),
-    }
+    ProgressDrawTarget::term_like_with_hz(Box::new(AtStart), DRAWS)
+}
+
+/// Returns true if standard error is a terminal that can draw progress.
+pub(super) fn draws_progress() -> bool {
+    io::stderr().is_terminal() && !is_dumb()
+}
+
+/// Returns true if the terminal cannot move the cursor, or if there may be none.
+pub(super) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// How often progress is drawn in a second, at most.
@@ -52,9 +58,15 @@ impl AtStart {
         size.map_or((WIDTH, 24), |(width, height)| (width.0, height.0))
     }
 
+    /// Writes to the terminal. That it fails is no reason to stop the work, and indicatif would end the program.
+    fn put(text: &str) -> io::Result<()> {
+        let _ = io::stderr().write_all(text.as_bytes());
+        Ok(())
+    }
+
     /// Sends a control sequence with a number, unless the number is zero.
     fn control(number: usize, letter: char) -> io::Result<()> {
-        if number == 0 { Ok(()) } else { write!(io::stderr(), "\u{1b}[{number}{letter}") }
+        if number == 0 { Ok(()) } else { Self::put(&format!("\u{1b}[{number}{letter}")) }
     }
 }
 
@@ -84,20 +96,19 @@ impl TermLike for AtStart {
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
-        writeln!(io::stderr(), "{text}")
+        Self::put(&format!("{text}\n"))
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        write!(io::stderr(), "{text}")
+        Self::put(text)
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        write!(io::stderr(), "\r\u{1b}[2K")
+        Self::put("\r\u{1b}[2K")
     }
 
     fn flush(&self) -> io::Result<()> {
         // A drawing ends with this.
-        write!(io::stderr(), "\r")?;
-        io::stderr().flush()
+        Self::put("\r")
     }
 }

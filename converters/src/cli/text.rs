@@ -18,6 +18,11 @@ pub(super) fn size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
+/// Formats a count, such as `1 file` or `2 files`.
+pub(super) fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 pub(super) fn import(report: &ImportReport) -> String {
     let ImportReport { source, format, result, image, same_as, disk_size, counts, added, seconds, .. } =
         report;
@@ -38,9 +43,9 @@ pub(super) fn import(report: &ImportReport) -> String {
     };
     let _ = writeln!(
         out,
-        "  {format}, {} disk: {} files with {} of content, {} of residue, {} zero",
+        "  {format}, {} disk: {} with {} of content, {} of residue, {} zero",
         size(*disk_size),
-        counts.files,
+        counted(counts.files, "file"),
         size(counts.content_bytes),
         size(counts.residue_bytes),
         size(counts.zero_bytes)
@@ -250,8 +255,8 @@ pub(super) fn info(info: &ImageInfo) -> String {
         let counts = &stored.counts;
         let _ = writeln!(
             out,
-            "  contents       {} files, {} of content, {} of residue, {} zero",
-            counts.files,
+            "  contents       {}, {} of content, {} of residue, {} zero",
+            counted(counts.files, "file"),
             size(counts.content_bytes),
             size(counts.residue_bytes),
             size(counts.zero_bytes)
@@ -435,6 +440,9 @@ pub(super) fn from_here(path: &str) -> &str {
 
 pub(super) fn images(images: &[ToldImage<'_>]) -> String {
     let mut out = String::new();
+    if images.is_empty() {
+        return out;
+    }
     let _ =
         writeln!(out, "{:<32} {:>12} {:>9} {:>12} {:<16} FROM", "IMAGE", "DISK", "FILES", "CONTENT", "MADE");
     for ToldImage(image) in images {

@@ -12,9 +12,8 @@ use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 use super::common::{NewStore, Open};
 use super::common::{command_line, open_options, volume_path};
 use super::context::{Answer, Context};
-use super::print::{Output, json_line};
-use super::text::{printable, size};
-use mif_formats::text::printable_lines;
+use super::print::{Output, report_aside};
+use super::text::{counted, printable, size};
 
 #[derive(Subcommand)]
 pub(super) enum Trees {
@@ -136,13 +135,12 @@ impl Context {
                     (true, true) => Target::Tar(&mut stdout),
                 };
                 let report = {
-                    let bar = self.bar(&image.label);
+                    let bar = self.image_bar(&image.label);
                     mif::extract(&image, path.as_ref(), target, &bar)?
                 };
                 if to_stdout {
                     if !self.global.quiet {
-                        let text = if self.global.json { json_line(&report) } else { extracted(&report) };
-                        eprint!("{}", printable_lines(&text));
+                        report_aside(&report, extracted);
                     }
                 } else {
                     self.report(&report, extracted)?;
@@ -162,7 +160,7 @@ impl Context {
                 let (time, command) = (time.unwrap_or(now), command_line());
                 let options = BuildOptions { name, ids, time, sector_size, command };
                 let report = {
-                    let bar = self.bar(&options.name);
+                    let bar = self.image_bar(&options.name);
                     mif::build(&store, &description, &tree, &options, &bar)?
                 };
                 self.report(&report, built)?;
@@ -200,11 +198,11 @@ fn built(report: &BuildReport) -> String {
 
 fn extracted(report: &ExtractReport) -> String {
     let mut out = format!(
-        "{} {}: {} paths, {} files, {} in {:.1} s\n",
+        "{} {}: {}, {}, {} in {:.1} s\n",
         printable(&report.image),
         printable(&report.path),
-        report.paths,
-        report.files,
+        counted(report.paths, "path"),
+        counted(report.files, "file"),
         size(report.bytes),
         report.seconds
     );

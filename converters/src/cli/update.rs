@@ -136,6 +136,7 @@ fn text(report: &UpdateReport) -> String {
     let mut out = String::new();
     let [from, to] = [&report.between[0], &report.between[1]].map(|text| printable(text));
     let _ = match report.paths {
+        Some(1) => writeln!(out, "{from} to {to}: 1 path changes"),
         Some(paths) => writeln!(out, "{from} to {to}: {paths} paths change"),
         None => writeln!(out, "{from} becomes {to}"),
     };

@@ -17,6 +17,9 @@ pub(super) fn size_range(text: &str) -> Result<RangeInclusive<u64>, String> {
     let Some((low, high)) = text.split_once("..") else { return size(text).map(|n| n..=n) };
     let low = if low.is_empty() { 0 } else { size(low)? };
     let high = if high.is_empty() { u64::MAX } else { size(high)? };
+    if low > high {
+        return Err("the range ends before it begins".to_owned());
+    }
     Ok(low..=high)
 }
 
@@ -46,6 +49,7 @@ mod tests {
         assert_eq!(size_range("100M.."), Ok(100 << 20..=u64::MAX));
         assert_eq!(size_range("..4K"), Ok(0..=4096));
         assert_eq!(size_range("12"), Ok(12..=12));
+        assert!(size_range("1G..1M").is_err());
         assert!(size_range("x..").is_err() && size_range("1Q").is_err() && size_range("99999999T").is_err());
     }
 

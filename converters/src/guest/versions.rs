@@ -154,70 +154,106 @@ fn rpm_part(key: &mut String, part: &str) {
     key.push('!');
 }
 
-/// The suffixes of apk's versions that come before and after the version without one, in order.
-const BEFORE: [&str; 4] = ["alpha", "beta", "pre", "rc"];
-const AFTER: [&str; 5] = ["cvs", "svn", "git", "hg", "p"];
+/// The suffixes of apk's versions, in order. The first come before the version without one.
+const SUFFIXES: [&str; 9] = ["alpha", "beta", "pre", "rc", "cvs", "svn", "git", "hg", "p"];
+const SUFFIXES_BEFORE: usize = 4;
 
-/// apk: numbers with dots between them, a letter, suffixes, and a revision.
+/// apk: numbers with dots between them, a letter, suffixes, a commit, and a revision.
+///
+/// A mark stands before each part, and `"` for the end. If one version goes on where the other has ended, or goes on
+/// differently, the marks decide. `!` stands for a part that is not valid, which ends a version for apk.
 fn apk(version: &str) -> String {
     let mut key = String::new();
-    let mut rest = version.trim();
-    // A number after a dot is a fraction if it begins with a zero: compared as text, and below the others.
-    let mut after_dot = false;
-    let digits_of = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    loop {
-        let digits = digits_of(rest);
-        if after_dot && rest.starts_with('0') {
-            key.push_str("'a");
-            key.push_str(&rest[..digits]);
-        } else {
-            key.push_str(if after_dot { "'b" } else { "&" });
-            push_number(&mut key, &rest[..digits]);
-        }
-        rest = &rest[digits..];
-        match rest.strip_prefix('.') {
-            Some(more) => (rest, after_dot) = (more, true),
-            None => break,
-        }
+    let rest = version.trim();
+    let digits = digits_of(rest);
+    if digits == 0 {
+        return "!".to_owned();
     }
-    if let Some(letter) = rest.chars().next().filter(char::is_ascii_lowercase) {
-        key.push('%');
-        key.push(letter);
-        rest = &rest[1..];
-    }
-    while let Some(suffix) = rest.strip_prefix('_') {
-        let find = |names: &[&str]| {
-            let found = names.iter().position(|name| suffix.starts_with(name));
-            found.map(|at| (at, names[at].len()))
-        };
-        let (mark, at, len) = match (find(&BEFORE), find(&AFTER)) {
-            (Some((at, len)), _) => (' ', at, len),
-            (None, Some((at, len))) => ('$', at, len),
-            (None, None) => break,
-        };
-        key.push(mark);
-        key.push_str(&at.to_string());
-        rest = &suffix[len..];
-        let digits = digits_of(rest);
-        if digits > 0 {
-            key.push('#');
-            push_number(&mut key, &rest[..digits]);
-            rest = &rest[digits..];
+    push_number(&mut key, &rest[..digits]);
+    let mut rest = &rest[digits..];
+    // A part may only follow those before it in this order.
+    let mut last = ApkPart::Number;
+    while !rest.is_empty() {
+        match apk_part(&mut key, last, rest) {
+            Some((part, after)) => (last, rest) = (part, after),
+            None => {
+                key.push('!');
+                return key;
+            }
         }
     }
-    if let Some(revision) = rest.strip_prefix("-r") {
-        let digits = digits_of(revision);
-        key.push('"');
-        push_number(&mut key, &revision[..digits]);
-        rest = &revision[digits..];
-    }
-    // Invalid text after a version sorts it after all versions with the same beginning.
-    if !rest.is_empty() {
-        key.push('(');
-        key.push_str(rest);
-    }
-    key.push('!');
+    key.push('"');
     key
+}
+
+/// The parts of apk's versions, in the order in which they follow one another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ApkPart {
+    Number,
+    Letter,
+    Suffix,
+    SuffixNumber,
+    Commit,
+    Revision,
+}
+
+/// Appends the first part of `rest`; returns its kind and what follows. `None` if it is not valid here.
+fn apk_part<'v>(key: &mut String, last: ApkPart, rest: &'v str) -> Option<(ApkPart, &'v str)> {
+    let first = rest.chars().next()?;
+    let after = &rest[first.len_utf8()..];
+    let number = |key: &mut String, text: &'v str| {
+        let digits = digits_of(text);
+        push_number(key, &text[..digits]);
+        (digits > 0).then(|| &text[digits..])
+    };
+    match first {
+        '.' if last == ApkPart::Number => {
+            let digits = digits_of(after);
+            // It is a fraction if it begins with a zero: compared as text, and below the others.
+            if after.starts_with('0') {
+                key.push_str("(a");
+                key.push_str(&after[..digits]);
+            } else if digits > 0 {
+                key.push_str("(b");
+                push_number(key, &after[..digits]);
+            }
+            (digits > 0).then(|| (ApkPart::Number, &after[digits..]))
+        }
+        'a'..='z' if last == ApkPart::Number => {
+            key.extend(['\'', first]);
+            Some((ApkPart::Letter, after))
+        }
+        '_' if last <= ApkPart::SuffixNumber => {
+            let end = after.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(after.len());
+            let at = SUFFIXES.iter().position(|suffix| *suffix == &after[..end])?;
+            key.push(if at < SUFFIXES_BEFORE { ' ' } else { '&' });
+            key.push_str(&at.to_string());
+            Some((ApkPart::Suffix, &after[end..]))
+        }
+        '0'..='9' if last == ApkPart::Suffix => {
+            key.push('%');
+            number(key, rest).map(|after| (ApkPart::SuffixNumber, after))
+        }
+        '~' if last < ApkPart::Commit => {
+            let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+            let end = after.find(|c| !is_digit(c)).unwrap_or(after.len());
+            let after = (end > 0).then(|| (&after[..end], &after[end..]))?;
+            key.push('$');
+            key.push_str(after.0);
+            Some((ApkPart::Commit, after.1))
+        }
+        '-' if last < ApkPart::Revision => {
+            let after = after.strip_prefix('r').filter(|after| digits_of(after) > 0)?;
+            key.push('#');
+            number(key, after).map(|after| (ApkPart::Revision, after))
+        }
+        _ => None,
+    }
+}
+
+/// Returns how many digits a text begins with.
+fn digits_of(text: &str) -> usize {
+    text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -278,6 +314,11 @@ mod tests {
         ascending("apk", &["0.12.0-r1", "0.12.0-r10", "0.12.0_git20210101-r0", "0.12.1-r0"]);
         ascending("apk", &["8.2.0015", "8.2.002", "8.2.1"]);
         ascending("apk", &["2.0", "2.00", "2.007", "2.01", "2.1"]);
+        // A commit, and what is not valid: it ends the version.
+        ascending("apk", &["1.0?", "1.0", "1.0-r1", "1.0~1a2b", "1.0~1a2b-r1", "1.0~1a3", "1.0_git"]);
+        for (a, b) in [("1.0_preview", "1.0-1"), ("", "abc"), ("1.2a3", "1.2ab"), ("1.0_pre_x", "1.0_pre?")] {
+            assert_eq!(compare_versions("apk", a, b), Ordering::Equal, "{a:?} {b:?}");
+        }
         assert_eq!(compare_versions("apk", "1.2.3-r0", "1.2.3-r0"), Ordering::Equal);
     }
 

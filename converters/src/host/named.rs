@@ -27,6 +27,7 @@ pub(crate) fn open(path: &Path, limit: u64) -> Result<Limited> {
             Error::input(format!("{}: not a regular file", path.display()))
                 .advise("Pass a regular file, not a device or a named pipe")
         }
+        _ if e.kind() == io::ErrorKind::NotFound => Error::input(format!("{}: no such file", path.display())),
         _ => failed(e),
     })?;
     let len = file.metadata().map_err(failed)?.len();

@@ -76,7 +76,17 @@ impl Store {
             Selector::Tag(tag) => self.tagged(&name.name, tag)?.filter(|version| versions.contains(version)),
         };
         let Some(version) = found else {
+            let is_tag = matches!(name.version, Selector::Tag(_));
             let advice = match versions.last() {
+                Some(newest) if is_tag => {
+                    let tags = self.tags(&name.name).unwrap_or_default();
+                    let tags: Vec<String> = tags.into_iter().map(|tag| tag.tag).collect();
+                    match &tags[..] {
+                        [] => format!("It has no tags; its newest version is {newest}"),
+                        [only] => format!("Its only tag is {only}"),
+                        all => format!("Its tags are {}", all.join(", ")),
+                    }
+                }
                 Some(newest) => format!("Its newest version is {newest}"),
                 None => match &self.similar_names(&name.name)?[..] {
                     [] => "`mif images` lists the images".to_owned(),

@@ -15,6 +15,7 @@ mod node;
 pub mod ntfs;
 mod pieces;
 pub mod plan;
+mod ranges;
 pub mod recognize;
 mod registry;
 mod utf16;

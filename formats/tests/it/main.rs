@@ -2,6 +2,7 @@
 
 mod btrfs;
 mod ext4;
+mod free;
 mod hive;
 mod mutants;
 mod ntfs;

@@ -3,6 +3,7 @@
 mod accounts;
 mod apt;
 mod batch;
+mod bom;
 mod boot_check;
 mod bounds;
 mod btrfs;
@@ -46,6 +47,7 @@ mod outputs;
 mod packages;
 mod pictures;
 mod private;
+mod progress;
 mod readme;
 mod rebuild;
 mod remote;

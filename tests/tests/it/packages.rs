@@ -83,6 +83,13 @@ fn rpm_says_the_same_of_its_databases() {
     let report = run(mif(&at("store")).args(["packages", "volume", "--name", "thing-*", "--csv"]));
     let listed = run(rpm().args(["-ql", "thing-more"]));
     assert!(report.contains(&format!(".src.rpm,{},", listed.lines().count())), "{report}{listed}");
+    // In a bill of materials, the epoch is a qualifier, and the header says the licence.
+    let bom = run(mif(&at("store")).args(["packages", "volume", "--format", "cyclonedx-json"]));
+    let bom: serde_json::Value = serde_json::from_str(&bom).unwrap();
+    let thing =
+        bom["components"].as_array().unwrap().iter().find(|package| package["name"] == "thing").unwrap();
+    assert_eq!(thing["purl"], "pkg:rpm/thing@1.2~rc1-4?arch=noarch&epoch=3&upstream=thing-1.2~rc1-4.src.rpm");
+    assert_eq!(thing["licenses"][0]["expression"], "MIT");
 
     // Fedora and SUSE keep the database in /usr and leave a symlink; ostree has only /usr/share/rpm (anchore/syft#1755).
     let folder = root.join("var/lib/rpm");

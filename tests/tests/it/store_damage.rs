@@ -437,7 +437,7 @@ fn fsck_begins_with_the_verdict_and_names_ten_paths_unless_all_are_asked_for() {
     fs::rename(small(work.path(), "d", &list), &disk).unwrap();
     let store = work.path().join("store");
     run(mif(&store).arg("import").arg(&disk));
-    assert!(run(mif(&store).arg("fsck")).starts_with("whole (1 images, "));
+    assert!(run(mif(&store).arg("fsck")).starts_with("whole (1 image, "));
     contents.iter().for_each(|content| drop(damage_content(&store, content, 0)));
     let output = mif(&store).arg("fsck").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -160,3 +160,47 @@ fn progress_has_a_rate_and_the_time_left_and_nothing_of_it_stays_after_ctrl_c() 
         assert_eq!(String::from_utf8_lossy(&left.stdout), "");
     }
 }
+
+#[test]
+fn a_second_ctrl_c_ends_at_once_and_leaves_nothing_of_a_bar_either() {
+    if !have(&["tmux", "bash"]) {
+        return;
+    }
+    let work = work_folder();
+    fs::write(work.at("disk.toml"), "table = \"none\"\n[[volume]]\nfs = \"ext4\"\nmount = \"/\"\n").unwrap();
+    // Nobody writes to it, so the verb does not notice the first.
+    run(tool("mkfifo").arg(work.at("pipe")));
+    let terminal = Terminal::new(work.path());
+    for _ in 0..3 {
+        terminal.enter("mif build disk.toml pipe --as b; echo code $?");
+        terminal.wait_for(|screen| screen.contains("b: listing"));
+        terminal.keys(&["C-c"]);
+        // Two at once would be one.
+        std::thread::sleep(Duration::from_millis(150));
+        terminal.keys(&["C-c"]);
+        let start = Instant::now();
+        let screen = terminal.wait_for(|screen| screen.contains("code 130"));
+        assert!(screen.lines().any(|line| line.trim_end() == "code 130"), "{screen}");
+        assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn an_answer_to_sigusr1_stands_above_the_bar() {
+    if !have(&["tmux", "bash"]) {
+        return;
+    }
+    let work = slow_disk();
+    let terminal = Terminal::new(work.path());
+    for command in ["big.raw", "two"] {
+        terminal.enter(&format!("sh -c 'echo $$ > pid; exec mif import {command}'; echo code $?"));
+        terminal.wait_for(|screen| screen.contains("B/s"));
+        let pid = fs::read_to_string(work.at("pid")).unwrap();
+        run(tool("kill").args(["-USR1", pid.trim()]));
+        let screen = terminal.wait_for(|screen| screen.contains("; running for "));
+        let (line, bar) = screen.split_once("; running for ").unwrap();
+        assert!(line.contains("\nmif import: ") && bar.contains("B/s"), "{screen}");
+        let screen = terminal.wait_for(|screen| screen.contains("code 0"));
+        assert!(screen.contains("; running for ") && !screen.contains(" left\n"), "{screen}");
+    }
+}

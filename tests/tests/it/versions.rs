@@ -1,4 +1,4 @@
-//! Versions of packages: their order is that of dpkg and rpm, on many random pairs; `mif packages` chooses by it; the
+//! Versions of packages: their order is that of dpkg, rpm and apk, on many random pairs; `mif packages` chooses by it; the
 //! macros of docs/sql.md sort as `mif` does. Images are chosen by one filter in every verb.
 
 use std::cmp::Ordering;
@@ -92,6 +92,81 @@ fn versions_of_rpm_are_ordered_as_rpm_orders_them() {
     let answers = run(tool("rpm").args(["--eval", &script]));
     let answers: String = answers.split_whitespace().flat_map(|answer| [answer, "\n"]).collect();
     assert_same_order("rpm", &pairs, &answers);
+}
+
+/// Returns a version of apk, and sometimes one that is not valid.
+fn apk_version(random: &mut Random) -> String {
+    let one = |random: &mut Random, among: &[&'static str]| *random.pick(among);
+    let mut text = one(random, &["0", "1", "2", "10", "11", "3", "20230101"]).to_owned();
+    for _ in 0..random.index(4) {
+        text += ".";
+        text += one(random, &["0", "1", "2", "9", "10", "01", "007", "00", "20", "3", "100"]);
+    }
+    if random.once_in(5) {
+        text += one(random, &["a", "b", "c", "x", "z"]);
+    }
+    for _ in 0..*random.pick(&[0, 0, 0, 1, 1, 2]) {
+        text += one(random, &["_alpha", "_beta", "_pre", "_rc", "_cvs", "_svn", "_git", "_hg", "_p"]);
+        text += one(random, &["", "", "0", "1", "2", "10", "20210101", "03"]);
+    }
+    if random.once_in(7) {
+        text += one(random, &["~1a2b", "~1a2", "~ff", "~0", "~1a2bc"]);
+    }
+    if !random.once_in(3) {
+        text += one(random, &["-r0", "-r1", "-r2", "-r10", "-r11"]);
+    }
+    text
+}
+
+/// Returns pairs of versions, of which the second is often the first with something in it.
+fn apk_pairs() -> Vec<(String, String)> {
+    let mut random = Random(4);
+    let changed = |random: &mut Random, text: &str| {
+        let at = random.index(text.len() + 1);
+        let more = random.pick(&["0", "1", ".", "_", "p", "_rc1", "-r1", "a", "~1", ".0", "x", "?"]);
+        format!("{}{more}{}", &text[..at], &text[at..])
+    };
+    (0..PAIRS)
+        .map(|_| {
+            let first = apk_version(&mut random);
+            let same = random.once_in(2);
+            let mut second = if same { changed(&mut random, &first) } else { apk_version(&mut random) };
+            if random.once_in(5) {
+                second = changed(&mut random, &second);
+            }
+            if random.once_in(20) {
+                second.clone_from(&first);
+            }
+            (first, second)
+        })
+        .collect()
+}
+
+/// apk's answers are kept, because few systems have it. `MIF_APK_TOOLS` names its source, version 3: then the answers are
+/// asked for anew (fixtures/apk-judge), and written with `MIF_TESTS_UPDATE=1`.
+#[test]
+fn versions_of_apk_are_ordered_as_apk_orders_them() {
+    let pairs = apk_pairs();
+    let kept = repo().join("tests/snapshots/apk-order");
+    if let Some(source) = std::env::var_os("MIF_APK_TOOLS") {
+        let work = work_folder();
+        let lines: String = pairs.iter().map(|(a, b)| format!("{a}\t{b}\n")).collect();
+        fs::write(work.at("pairs"), lines).unwrap();
+        let answers = run(tool(repo().join("fixtures/apk-judge")).arg(source).arg(work.at("pairs")));
+        let signs: Vec<&str> = answers.lines().collect();
+        let text: String = signs.chunks(100).map(|line| line.concat() + "\n").collect();
+        if std::env::var_os("MIF_TESTS_UPDATE").is_some() {
+            fs::write(&kept, &text).unwrap();
+        }
+        assert_eq!(text, fs::read_to_string(&kept).unwrap(), "apk has other answers");
+    }
+    let signs = fs::read_to_string(&kept).unwrap();
+    let answers = signs.chars().filter(|sign| *sign != '\n').map(|sign| match sign {
+        '<' => "-1\n",
+        '=' => "0\n",
+        _ => "1\n",
+    });
+    assert_same_order("apk", &pairs, &answers.collect::<String>());
 }
 
 /// A dpkg database with these packages.

@@ -107,7 +107,7 @@ impl Context {
     }
 
     fn bars(&self) -> Bars {
-        Bars::new(self.global.quiet || self.global.json, self.stop.clone())
+        Bars::new(self.drawing.clone())
     }
 }
 

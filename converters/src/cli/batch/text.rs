@@ -8,7 +8,7 @@ use mif::{
     Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent, ImportSummary, LibraryReport, PassedOver,
 };
 
-use crate::cli::text::{printable, size};
+use crate::cli::text::{counted, printable, size};
 
 /// The maximum number of skipped files that are listed.
 const SHOWN_FILES: usize = 20;
@@ -216,7 +216,8 @@ pub(super) fn sum(images: u64, counts: &[(u64, &str)], took: f64) -> String {
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     format!(
-        "{images} images{}{}; {}",
+        "{}{}{}; {}",
+        counted(images, "image"),
         if told.is_empty() { "" } else { ": " },
         told.join(", "),
         seconds(took)
@@ -270,10 +271,10 @@ pub(super) fn library(report: &LibraryReport) -> String {
     let _ = writeln!(out, "{}", sum(report.images.len() as u64, &counts, report.seconds));
     let _ = writeln!(
         out,
-        "{}: {} packs and {} objects checked",
+        "{}: {} and {} checked",
         if report.good { "verification succeeded" } else { "verification failed" },
-        report.packs,
-        report.objects
+        counted(report.packs, "pack"),
+        counted(report.objects, "object")
     );
     out
 }
@@ -286,10 +287,10 @@ fn about(image: &ImageCheck, out: &mut String) {
         let bytes: u64 = lost.disk_bytes.values().sum();
         let _ = writeln!(
             out,
-            "{name}: lost: {}{}the content of {} files, {} of its disk; list them with `mif fsck`",
+            "{name}: lost: {}{}the content of {}, {} of its disk; list them with `mif fsck`",
             printable(&parts),
             if parts.is_empty() { "" } else { ", " },
-            lost.file_count,
+            counted(lost.file_count, "file"),
             size(bytes)
         );
         for path in &lost.wrong_sha1 {

@@ -335,7 +335,7 @@ impl Edits {
                     .advise("Edits cannot name paths that are not UTF-8")
             })?;
             let label = format!("--{}", flag.name);
-            let (what, fields) = (flag.read)(value)?;
+            let (what, fields) = (flag.read)(value).map_err(|e| e.named(&label))?;
             recipe.add(&label, what, fields);
         }
         Ok(recipe)

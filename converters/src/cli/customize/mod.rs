@@ -77,7 +77,7 @@ impl Context {
         options: &CustomizeOptions,
     ) -> Result<CustomizeReport> {
         let parent = store.image(image)?;
-        mif::customize(store, &parent, options, &self.bar(&parent.image.id()))
+        mif::customize(store, &parent, options, &self.image_bar(&parent.image.id()))
     }
 
     fn warn_of(&self, report: &CustomizeReport) {

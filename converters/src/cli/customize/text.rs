@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mif::CustomizeReport;
 
-use crate::cli::text::{ids_text, printable, size};
+use crate::cli::text::{counted, ids_text, printable, size};
 
 pub(super) fn customize(report: &CustomizeReport) -> String {
     let mut out = String::new();
@@ -39,7 +39,8 @@ pub(super) fn customize(report: &CustomizeReport) -> String {
         }
     }
     if !report.dry_run {
-        let many = if many { format!("{} images; ", report.images.len()) } else { String::new() };
+        let many =
+            if many { format!("{}; ", counted(report.images.len() as u64, "image")) } else { String::new() };
         let _ = writeln!(
             out,
             "{many}new to the store: {}, stored in {}; {:.2} s",

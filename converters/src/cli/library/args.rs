@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use mif_formats::fs::FileType;
 
-use crate::cli::common::{Filter, Open};
+use crate::cli::common::{Filter, Open, OpenFiles};
 use crate::cli::values::{duration, size_range};
 
 #[derive(Subcommand)]
@@ -52,7 +52,7 @@ Examples:
 `mif gc` reclaims the space. Version numbers are not reused. Commands that are reading a removed image can finish.")]
     Rm {
         /// Image in the store: NAME[@VERSION|@TAG]; NAME alone is all its versions
-        #[arg(required_unless_present_any = ["only", "tagged", "system", "older_than", "newer_than", "disk_size"], value_name = "NAME", conflicts_with_all = ["only", "tagged", "system", "older_than", "newer_than", "disk_size"])]
+        #[arg(required_unless_present_any = ["only", "tagged", "system", "older_than", "newer_than", "disk_size"], value_name = "IMAGE", conflicts_with_all = ["only", "tagged", "system", "older_than", "newer_than", "disk_size"])]
         images: Vec<String>,
         /// Also remove tagged versions
         #[arg(long)]
@@ -203,6 +203,8 @@ Examples:
   mif packages --name 'libssl*'     in the newest version of every image in the store
   mif packages --name 'libssl3*' --below 3.0.15 --group
                                     older ones, each with the images that have it
+  mif packages web --format spdx-json > web.spdx.json
+                                    a bill of materials, for grype and trivy; the same image gives the same bytes
 
 Versions are compared as the package's own manager does, dpkg, rpm or apk: an epoch counts, and 1.0~rc1 is below 1.0. \
 Exits 1 if no package was found.")]
@@ -230,16 +232,23 @@ Exits 1 if no package was found.")]
         /// List at most N packages
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
-        /// Print comma-separated values
+        /// Print text, comma-separated values, or a bill of materials of IMAGE for scanners and auditors: SPDX 2.3 or CycloneDX
+        /// 1.6, with package URLs, and with licences where the package database has them
+        #[arg(long, value_name = "FORMAT", conflicts_with = "csv")]
+        format: Option<PackageFormat>,
+        /// The same as --format csv
         #[arg(long, conflicts_with = "json")]
         csv: bool,
         /// In CSV, prefix cells that a spreadsheet would take for formulas with an apostrophe
-        #[arg(long, requires = "csv")]
+        #[arg(long)]
         csv_safe: bool,
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
-        open: Open,
+        files: OpenFiles,
+        /// Container format of disk image files [default: detected from their contents]
+        #[arg(long, short = 'f', value_name = "FORMAT")]
+        image_format: Option<String>,
     },
     /// Search for files in stored images
     #[command(
@@ -291,6 +300,16 @@ other file is not.")]
         #[arg(long)]
         similarity: bool,
     },
+}
+
+/// How packages are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PackageFormat {
+    Text,
+    Csv,
+    SpdxJson,
+    #[value(name = "cyclonedx-json")]
+    CycloneDxJson,
 }
 
 /// What packages are sorted by.

@@ -11,15 +11,16 @@ use std::io::IsTerminal;
 
 use mif::store::{Image, ImageName, Store};
 use mif::{
-    DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period, Query, Result, RmOptions,
-    ToldImage, Versions, WantedContents,
+    BomFormat, DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period, Query, Result,
+    RmOptions, ToldImage, Versions, WantedContents,
 };
 
 pub(super) use self::args::Library;
-use super::common::{Filter, ImageKey, open_options, volume_path};
+use self::args::PackageFormat;
+use super::common::{Filter, ImageKey, Open, open_options, volume_path};
 use super::context::{Answer, Context};
 use super::csv;
-use super::print::print_exactly;
+use super::print::{note, print_exactly, print_json, warn};
 
 impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {
@@ -163,18 +164,39 @@ impl Context {
                 group,
                 sort,
                 limit,
+                format,
                 csv,
                 csv_safe,
                 filter,
-                open,
+                files,
+                image_format,
             } => {
                 let images = filter.unless(image.is_some())?;
+                let open = Open { format: image_format, files };
+                let is_csv = csv || format == Some(PackageFormat::Csv);
+                if csv_safe && !is_csv {
+                    return Err(mif::Error::usage("--csv-safe needs --csv"));
+                }
+                if group && is_csv {
+                    return Err(mif::Error::usage("--group cannot be printed as CSV"));
+                }
+                let is_limited = [&name, &below, &above, &is].iter().any(|criterion| criterion.is_some());
+                let is_arranged = group || sort.is_some() || limit.is_some();
+                if let Some(format) = bom_format(format) {
+                    if is_limited || is_arranged {
+                        return Err(mif::Error::usage(
+                            "a bill of materials has all packages: --format spdx-json and \
+                            cyclonedx-json take no --name, --below, --above, --is, --group, --sort and --limit",
+                        ));
+                    }
+                    return self.bom(image, format, open);
+                }
                 let query = PackageQuery { name, below, above, is, images };
                 let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
                 let mut report = mif::packages(path, image.as_ref(), &query, &self.bar("packages"))?;
                 let found = !report.packages.is_empty();
                 order::packages(&mut report, sort, group, limit);
-                match csv {
+                match is_csv {
                     true => self.table(&report, |report| csv::packages(report, csv_safe))?,
                     false => self.report(&report, text::packages)?,
                 }
@@ -223,7 +245,34 @@ impl Context {
     }
 }
 
+/// Returns the format of a bill of materials, if packages are to be printed as one.
+fn bom_format(format: Option<PackageFormat>) -> Option<BomFormat> {
+    match format? {
+        PackageFormat::SpdxJson => Some(BomFormat::Spdx),
+        PackageFormat::CycloneDxJson => Some(BomFormat::CycloneDx),
+        PackageFormat::Text | PackageFormat::Csv => None,
+    }
+}
+
 impl Context {
+    /// Prints the bill of materials of an image.
+    fn bom(&self, image: Option<String>, format: BomFormat, open: Open) -> Answer {
+        let Some(image) = image else {
+            return Err(mif::Error::usage("a bill of materials is about one image")
+                .advise("Name it; `mif images` lists them"));
+        };
+        let bom = mif::bom(&self.open(&image, &open_options(open))?, format)?;
+        print_json(&bom.document)?;
+        // They are not in the document.
+        if !self.global.quiet {
+            bom.warnings.iter().for_each(|warning| warn(warning));
+        }
+        if bom.packages == 0 {
+            self.nothing("no package found");
+        }
+        Ok(bom.packages > 0)
+    }
+
     /// Lists the images of the store.
     pub(super) fn images(
         &self,
@@ -251,6 +300,8 @@ impl Context {
         self.left_out(left_out);
         if !found {
             self.nothing("no image matches");
+        } else if images.is_empty() {
+            self.nothing("the store has no images");
         }
         Ok(self.none_damaged(&chosen.damaged) && found)
     }
@@ -258,14 +309,14 @@ impl Context {
     /// Says on standard error that results are missing because of --limit.
     fn left_out(&self, count: u64) {
         if count > 0 && !self.global.json && !self.global.quiet {
-            eprintln!("mif: {count} more, left out by --limit");
+            note(&format!("{count} more, left out by --limit"));
         }
     }
 
     /// Says on standard error that the answer is empty.
     fn nothing(&self, said: &str) {
         if !self.global.json && !self.global.quiet {
-            eprintln!("mif: {said}");
+            note(said);
         }
     }
 }

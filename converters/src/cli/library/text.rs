@@ -8,7 +8,7 @@ use mif::{
     StatusReport, Verdict,
 };
 
-use crate::cli::text::{from_here, mode_text, printable, seconds_time, size, time};
+use crate::cli::text::{counted, from_here, mode_text, printable, seconds_time, size, time};
 
 pub(super) fn log(report: &LogReport) -> String {
     let mut out = String::new();
@@ -75,8 +75,8 @@ pub(super) fn gc(report: &GcReport) -> String {
     if report.packs_waiting > 0 {
         let _ = writeln!(
             out,
-            "waiting: {} packs that other commands may still read; run gc again when these have finished",
-            report.packs_waiting
+            "waiting: {} that other commands may still read; run gc again when these have finished",
+            counted(report.packs_waiting, "pack")
         );
     }
     let [before, after] = report.pack_bytes;
@@ -90,8 +90,13 @@ pub(super) fn gc(report: &GcReport) -> String {
     if report.unfinished + report.stray_indexes > 0 {
         let _ = writeln!(
             out,
-            "leftovers: {} unfinished files and {} indexes without a pack {would}removed",
-            report.unfinished, report.stray_indexes
+            "leftovers: {} and {} without a pack {would}removed",
+            counted(report.unfinished, "unfinished file"),
+            if report.stray_indexes == 1 {
+                "1 index".into()
+            } else {
+                format!("{} indexes", report.stray_indexes)
+            }
         );
     }
     if !report.strangers.is_empty() {
@@ -119,15 +124,17 @@ pub(super) fn fsck(report: &FsckReport, store: &StorePlace, list: bool) -> Strin
         },
         Verdict::Lost => "damaged: no known original image has the lost data".to_owned(),
         Verdict::Unreadable => format!(
-            "unknown: {} files cannot be read; make them readable, then run fsck again",
-            report.unreadable.len()
+            "unknown: {} cannot be read; change that, then run fsck again",
+            counted(report.unreadable.len() as u64, "file")
         ),
     };
     out = printable(&out);
     let _ = writeln!(
         out,
-        " ({} images, {} packs and {} objects checked)",
-        report.images, report.packs, report.objects
+        " ({}, {} and {} checked)",
+        counted(report.images, "image"),
+        counted(report.packs, "pack"),
+        counted(report.objects, "object")
     );
     if !report.command.is_empty() {
         let store = store.to_string();
@@ -161,11 +168,6 @@ pub(super) fn fsck(report: &FsckReport, store: &StorePlace, list: bool) -> Strin
         lost_image(&mut out, lost, &images, if list { usize::MAX } else { PATHS });
     }
     out
-}
-
-/// Formats a count, such as `1 file` or `2 files`.
-fn counted(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Returns true if two images have lost the same, so one description is enough.
@@ -237,14 +239,14 @@ pub(super) fn search(report: &SearchReport) -> String {
         }
         let _ = writeln!(
             out,
-            "{} contents found in {} images",
-            groups.len() as u64 + report.left_out,
-            report.searched
+            "{} found in {}",
+            counted(groups.len() as u64 + report.left_out, "content"),
+            counted(report.searched, "image")
         );
         return out;
     }
     let found = report.hits.len() as u64 + report.left_out;
-    let _ = writeln!(out, "{found} found in {} images", report.searched);
+    let _ = writeln!(out, "{found} found in {}", counted(report.searched, "image"));
     out
 }
 
@@ -343,7 +345,7 @@ pub(super) fn status(report: &StatusReport) -> String {
 pub(super) fn stats(report: &StatsReport) -> String {
     let mut out = String::new();
     let files = report.file_bytes;
-    let _ = writeln!(out, "images          {} in {} versions", report.images, report.versions);
+    let _ = writeln!(out, "images          {} in {}", report.images, counted(report.versions, "version"));
     let _ = writeln!(
         out,
         "disks           {}, of which {} is data",

@@ -13,22 +13,23 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Resu
     };
     let file = file?;
     let (mut package, mut paths) = (databases.package("apk", String::new(), String::new()), Vec::new());
-    let mut folder = Vec::new();
-    let mut end = |package: &mut Package, paths: &mut Vec<Vec<u8>>| {
+    let (mut folder, mut licence) = (Vec::new(), None);
+    let mut end = |package: &mut Package, paths: &mut Vec<Vec<u8>>, licence: Option<String>| {
         package.files = databases.paths.find_all(paths.iter().map(Vec::as_slice));
         paths.clear();
         let done = std::mem::replace(package, databases.package("apk", String::new(), String::new()));
         if !done.name.is_empty() {
-            found.packages.push(done);
+            found.add(done, licence);
         }
     };
     for line in file.split(|b| *b == b'\n') {
         match line {
-            [] => end(&mut package, &mut paths),
+            [] => end(&mut package, &mut paths, licence.take()),
             [b'P', b':', name @ ..] => package.name = text(name),
             [b'V', b':', version @ ..] => package.version = text(version),
             [b'A', b':', architecture @ ..] => package.architecture = Some(text(architecture)),
             [b'o', b':', origin @ ..] => package.source = Some(text(origin)),
+            [b'L', b':', text_of @ ..] => licence = Some(text(text_of)),
             [b'F', b':', path @ ..] => {
                 folder = if path.is_empty() { Vec::new() } else { [b"/", path].concat() };
                 if !folder.is_empty() {
@@ -39,6 +40,6 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Resu
             _ => {}
         }
     }
-    end(&mut package, &mut paths);
+    end(&mut package, &mut paths, licence.take());
     Ok(())
 }

@@ -10,6 +10,7 @@ mod scope;
 mod windows;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mif_formats::mif::manifest::Row;
@@ -42,8 +43,31 @@ const FOLDERS: &[&str] = &[
 pub(crate) struct FoundPackages {
     /// Sorted by volume, manager, name and architecture.
     pub(crate) packages: Vec<Package>,
+    /// The licences, where the database has them.
+    pub(crate) licences: HashMap<Identity, String>,
     /// Warnings about what could not be read, as sentences.
     pub(crate) complaints: Vec<String>,
+}
+
+/// What identifies a package in an image: volume, manager, name, version and architecture.
+pub(crate) type Identity = (String, String, String, String, Option<String>);
+
+pub(crate) fn identity(package: &Package) -> Identity {
+    let Package { volume, manager, name, version, architecture, .. } = package;
+    (volume.clone(), manager.clone(), name.clone(), version.clone(), architecture.clone())
+}
+
+impl FoundPackages {
+    fn of(packages: Vec<Package>) -> Self {
+        FoundPackages { packages, licences: HashMap::new(), complaints: Vec::new() }
+    }
+
+    /// Adds a package of whose licence the database says this.
+    fn add(&mut self, package: Package, licence: Option<String>) {
+        let licence = licence.filter(|text| !text.trim().is_empty());
+        self.licences.extend(licence.map(|text| (identity(&package), text)));
+        self.packages.push(package);
+    }
 }
 
 /// Returns the packages of an image. Calls `tree` only if the image is not stored.
@@ -52,16 +76,14 @@ pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
     tree: impl FnOnce() -> Result<T>,
 ) -> Result<FoundPackages> {
     match &image.origin {
-        Origin::Stored { stored, .. } => {
-            Ok(FoundPackages { packages: stored.packages()?, complaints: Vec::new() })
-        }
+        Origin::Stored { stored, .. } => Ok(FoundPackages::of(stored.packages()?)),
         Origin::File { .. } => Ok(read(tree()?.borrow())),
     }
 }
 
 /// Reads the packages of a tree: of each root filesystem with its mounts, and of each other volume.
 pub(crate) fn read(tree: &Tree) -> FoundPackages {
-    let mut found = FoundPackages { packages: Vec::new(), complaints: Vec::new() };
+    let mut found = FoundPackages::of(Vec::new());
     let is_part = |volume: &&str| tree.roots().iter().any(|root| root.has_volume(volume));
     let roots = tree.roots().iter().map(|root| Scope { tree, at: At::Root(root) });
     let alone = tree.volumes().into_iter().filter(|volume| !is_part(volume));
@@ -97,7 +119,7 @@ pub(crate) fn table<'r>(
     let found = if database_rows(&rows).next().is_some() {
         read(&stored_tree(rows.into_owned(), objects, devices))
     } else {
-        FoundPackages { packages: Vec::new(), complaints: Vec::new() }
+        FoundPackages::of(Vec::new())
     };
     Ok((packages::write(&found.packages)?, found.complaints))
 }

@@ -1,5 +1,6 @@
 //! Verbs that answer questions about images and change nothing.
 
+pub(crate) mod bom;
 pub(crate) mod cat;
 pub(crate) mod diff;
 pub(crate) mod groups;

@@ -194,6 +194,7 @@ pub fn export(
             error: e.into(),
         }),
     };
+    progress.stage(if options.rewrite { "rewriting" } else { "writing" }, disk.len());
     let (allocated, rewritten) = if options.rewrite {
         let target = output.target().to_owned();
         let written = container::rewrite(&*disk, &target, progress).map_err(|error| {

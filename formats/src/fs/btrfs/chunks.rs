@@ -144,6 +144,23 @@ impl Chunks {
             .collect()
     }
 
+    /// Returns the parts of a range of the device that are in chunks, each with its logical address. Fails if the place of
+    /// any chunk is not known.
+    pub(super) fn stripes_in(&self, range: &Range<u64>) -> Result<Vec<(Range<u64>, u64)>> {
+        let mut stripes = Vec::new();
+        for chunk in &self.0 {
+            self.find(chunk.start)?;
+            for copy in &chunk.copies {
+                let end = copy.saturating_add(chunk.len).min(range.end);
+                let start = range.start.max(*copy);
+                if start < end {
+                    stripes.push((start..end, chunk.start + (start - copy)));
+                }
+            }
+        }
+        Ok(stripes)
+    }
+
     /// Returns the device ranges that hold the first copy of `len` bytes starting at a logical address.
     pub(super) fn runs(&self, logical: u64, len: u64) -> Result<Vec<Range<u64>>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -203,6 +220,10 @@ mod tests {
         assert!(chunks.runs(1250, 51).is_err());
         assert!(chunks.runs(u64::MAX, 1).is_err());
         assert!(chunks.warnings().is_empty());
+        assert_eq!(
+            chunks.stripes_in(&(250..5150)).unwrap(),
+            [(5000..5100, 1000), (5100..5150, 1100), (300..400, 1200)]
+        );
     }
 
     #[test]
@@ -220,6 +241,7 @@ mod tests {
                 "the chunk at 30 has 1 stripes, expected 2"
             ]
         );
+        assert!(chunks.stripes_in(&(0..1)).is_err());
         let error = chunks.runs(5, 1).unwrap_err();
         assert_eq!(error.to_string(), "chunk at 0: has the profile raid1, which mif does not read");
     }

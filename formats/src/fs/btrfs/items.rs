@@ -8,6 +8,7 @@ use crate::error::{Error, Result, at};
 /// Tree ids, and reserved object ids.
 pub(super) mod id {
     pub(in crate::fs::btrfs) const ROOT_TREE: u64 = 1;
+    pub(in crate::fs::btrfs) const EXTENT_TREE: u64 = 2;
     pub(in crate::fs::btrfs) const CHUNK_TREE: u64 = 3;
     pub(in crate::fs::btrfs) const DEV_TREE: u64 = 4;
     pub(in crate::fs::btrfs) const FS_TREE: u64 = 5;
@@ -34,6 +35,8 @@ pub(super) mod kind {
     pub(in crate::fs::btrfs) const EXTENT_DATA: u8 = 108;
     pub(in crate::fs::btrfs) const ROOT_ITEM: u8 = 132;
     pub(in crate::fs::btrfs) const ROOT_REF: u8 = 156;
+    pub(in crate::fs::btrfs) const EXTENT_ITEM: u8 = 168;
+    pub(in crate::fs::btrfs) const METADATA_ITEM: u8 = 169;
     pub(in crate::fs::btrfs) const DEV_ITEM: u8 = 216;
     pub(in crate::fs::btrfs) const CHUNK_ITEM: u8 = 228;
     pub(in crate::fs::btrfs) const DEV_REPLACE: u8 = 250;

@@ -17,6 +17,7 @@
 //! unit that it is part of: an inode, or some directory entries. The checksums of file content are not verified.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::attributes::Attributes;
@@ -39,6 +40,7 @@ mod chunks;
 pub(super) mod driver;
 mod extents;
 mod features;
+mod free;
 mod inode;
 mod items;
 mod log;
@@ -306,6 +308,10 @@ impl Filesystem for Btrfs {
 
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn free_in(&self, range: &Range<u64>) -> Result<Option<Vec<Range<u64>>>> {
+        self.free_bytes_in(range)
     }
 
     fn root(&self) -> NodeId {

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::Ext4;
+use super::features::compat;
 use super::groups::merge;
 use super::superblock::{OFFSET, SIZE};
 use crate::bytes::{le16, le32, le64};
@@ -78,14 +79,20 @@ impl Ext4 {
             let until = end.min(first + u64::from(sb.blocks_per_group));
             match self.groups.block_bitmap(group as usize) {
                 Some(0) => {
+                    let mut used = vec![self.kept_for_descriptors(group, first)?];
                     let mut at = block;
-                    while let Some(used) =
+                    while let Some(metadata) =
                         self.groups.metadata_in(&(at..until), 0).filter(|used| used.end > at && at < until)
                     {
-                        free.push(at..used.start.max(at));
-                        at = used.end;
+                        used.push(metadata.clone());
+                        at = metadata.end;
                     }
-                    free.push(at.min(until)..until);
+                    at = block;
+                    for used in merge(used) {
+                        free.push(at..used.start.clamp(at, until));
+                        at = used.end.clamp(at, until);
+                    }
+                    free.push(at..until);
                 }
                 Some(bitmap) => {
                     let bits = self.blocks.read("block bitmap", bitmap, 1)?;
@@ -104,5 +111,17 @@ impl Ext4 {
         let bytes =
             |blocks: Range<u64>| (blocks.start * size).max(range.start)..(blocks.end * size).min(range.end);
         Ok(Some(merge(free).into_iter().map(bytes).filter(|bytes| bytes.start < bytes.end).collect()))
+    }
+
+    /// Returns the blocks after the descriptors in a group that are kept for more of them: they belong to the inode for resizing.
+    fn kept_for_descriptors(&self, group: u64, first: u64) -> Result<Range<u64>> {
+        let (sb, none) = (&self.sb, 0..0);
+        if !sb.features.has_compat(compat::RESIZE_INODE) || !sb.has_super(group as u32) {
+            return Ok(none);
+        }
+        let Some(head) = self.groups.metadata_in(&(first..first + 1), 0) else { return Ok(none) };
+        // s_reserved_gdt_blocks
+        let kept = le16(&self.blocks.volume().read_vec(OFFSET, SIZE)?, 0xCE);
+        Ok(head.end..head.end + u64::from(kept))
     }
 }

@@ -17,7 +17,7 @@
 //! owns them while the volume is open, and reading the other is an error.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece, utf16};
@@ -28,6 +28,7 @@ mod bpb;
 mod cache;
 mod dir;
 pub(super) mod driver;
+mod free;
 mod name;
 pub mod plan;
 mod table;
@@ -369,6 +370,10 @@ impl Filesystem for Fat {
 
     fn root(&self) -> NodeId {
         ROOT
+    }
+
+    fn free_in(&self, range: &Range<u64>) -> Result<Option<Vec<Range<u64>>>> {
+        self.free_clusters_in(range).map(Some)
     }
 
     fn node(&self, id: NodeId, _: &mut dyn FnMut(Error)) -> Result<Node> {

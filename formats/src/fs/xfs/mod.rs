@@ -14,11 +14,11 @@
 //!
 //! Metadata with a bad checksum or invalid bounds is reported for the smallest object it describes: an attribute, an
 //! inode, or one block of a directory; the rest of the volume is read. A damaged superblock is replaced by a copy, with
-//! a warning. Files are found by walking from the root directory: the trees that track used inodes and blocks are not
-//! read.
+//! a warning. Files are found by walking from the root directory: the trees that track used inodes are not read, and those that
+//! track free blocks only to tell these from metadata ([`Filesystem::free_in`]).
 
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use self::blocks::Blocks;
@@ -43,6 +43,7 @@ pub(super) mod driver;
 mod extent;
 mod features;
 mod finishing;
+mod free;
 mod inode;
 mod listing;
 mod log;
@@ -177,6 +178,10 @@ impl Filesystem for Xfs {
 
     fn sector_sizes(&self) -> RangeInclusive<u32> {
         512..=u32::from(self.sb.sector_size)
+    }
+
+    fn free_in(&self, range: &Range<u64>) -> Result<Option<Vec<Range<u64>>>> {
+        self.free_blocks_in(range)
     }
 
     fn capabilities(&self) -> &'static Capabilities {

@@ -33,7 +33,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 /// Creates a sparse file of `mib` MiB with a filesystem in it.
-fn mkfs(image: &Path, mib: u64, options: &str) {
+pub(crate) fn mkfs(image: &Path, mib: u64, options: &str) {
     let _ = std::fs::remove_file(image);
     std::fs::File::create(image).unwrap().set_len(mib << 20).unwrap();
     let mut args: Vec<&OsStr> = vec!["-q".as_ref(), "-f".as_ref()];

@@ -112,6 +112,8 @@ pub(super) fn write(path: &Path, page: &str) -> Result<()> {
         .advise("Move it away, or choose another name"));
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // An error in making a temporary file would name that.
+    fs::metadata(directory).map_err(|e| Error::io(directory, &e))?;
     let mut file = tempfile::Builder::new().prefix(".mif-stats-").tempfile_in(directory).map_err(failed)?;
     file.write_all(page.as_bytes()).map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;

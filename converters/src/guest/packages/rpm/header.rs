@@ -7,6 +7,7 @@ pub(super) mod tag {
     pub(in crate::guest::packages::rpm) const VERSION: u32 = 1001;
     pub(in crate::guest::packages::rpm) const RELEASE: u32 = 1002;
     pub(in crate::guest::packages::rpm) const EPOCH: u32 = 1003;
+    pub(in crate::guest::packages::rpm) const LICENSE: u32 = 1014;
     pub(in crate::guest::packages::rpm) const ARCH: u32 = 1022;
     pub(super) const OLD_FILE_NAMES: u32 = 1027;
     pub(in crate::guest::packages::rpm) const SOURCERPM: u32 = 1044;

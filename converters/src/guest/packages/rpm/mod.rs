@@ -35,8 +35,10 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Resu
             continue;
         };
         for blob in blobs {
-            match Header::parse(&blob).and_then(|header| package(databases, &header)) {
-                Some(package) => found.packages.push(package),
+            let parsed = Header::parse(&blob)
+                .and_then(|header| Some((package(databases, &header)?, header.text(header::tag::LICENSE))));
+            match parsed {
+                Some((package, licence)) => found.add(package, licence),
                 None => damaged += 1,
             }
         }

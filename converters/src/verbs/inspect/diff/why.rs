@@ -287,7 +287,10 @@ fn bytes(causes: &mut Causes, scans: &[Scan; 2], progress: &dyn Progress) -> Res
                     .sum();
                 let in_volume = VolumeOffset(here.start - base.0 + base.1);
                 let wanted = in_volume.0..in_volume.0 + (here.end - here.start);
-                let free = volume.filesystem().map(|fs| fs.free_in(&wanted)).transpose()?.flatten();
+                let free = match volume.filesystem() {
+                    Some(fs) => free_in(fs, wanted)?,
+                    None => None,
+                };
                 let shift = |range: &Range<u64>| {
                     let at = |byte: u64| here.start + (byte - in_volume.0);
                     at(range.start)..at(range.end)
@@ -314,6 +317,16 @@ fn bytes(causes: &mut Causes, scans: &[Scan; 2], progress: &dyn Progress) -> Res
         causes.0.push(Cause { place, field, values: None, count, examples: Vec::new() });
     }
     Ok(())
+}
+
+/// Returns the parts of a range of a volume that are free, or after the end of the filesystem.
+fn free_in(fs: &dyn Filesystem, wanted: Range<u64>) -> Result<Option<Vec<Range<u64>>>> {
+    let end = fs.info().size.clamp(wanted.start, wanted.end);
+    let mut free = fs.free_in(&(wanted.start..end))?;
+    if let Some(free) = &mut free {
+        free.push(end..wanted.end);
+    }
+    Ok(free)
 }
 
 /// Returns true if other volumes lie in a volume.
