@@ -256,8 +256,8 @@ fn what_cannot_be_is_refused_and_no_image_is_made() {
         ("table = \"gpt\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\nfeatures = \"warp\"", 4, "warp"),
         (
             "table = \"gpt\"\n[boot]\nmbr = \"missing\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"",
-            5,
-            "missing",
+            3,
+            "missing: no such file",
         ),
         ("table = ", 2, "bad.toml"),
     ] {
