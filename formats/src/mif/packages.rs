@@ -87,28 +87,6 @@ fn cost(package: &Package) -> usize {
     texts.map(String::len).chain([files]).max().unwrap_or(0)
 }
 
-/// A package without its paths.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Summary {
-    pub volume: String,
-    pub manager: String,
-    pub name: String,
-    pub version: String,
-    pub architecture: Option<String>,
-    pub status: String,
-    pub source: Option<String>,
-    /// The number of its paths.
-    pub files: u64,
-}
-
-impl From<Package> for Summary {
-    fn from(package: Package) -> Self {
-        let Package { volume, manager, name, version, architecture, status, source, files } = package;
-        Summary { volume, manager, name, version, architecture, status, source, files: files.len() as u64 }
-    }
-}
-
 fn broken(error: ParquetError) -> Error {
     table::broken("packages", error)
 }
@@ -171,11 +149,9 @@ pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
     let mut packages = Vec::new();
     for group in Packages::open(file)?.0.groups() {
         let rows: Vec<usize> = (0..group.rows).collect();
-        let files = group.lists(Column::Files)?;
-        for (summary, files) in summaries(&group, &rows, || Ok(vec![0; rows.len()]))?.into_iter().zip(files) {
-            let Summary { volume, manager, name, version, architecture, status, source, .. } = summary;
+        for (package, files) in without_files(&group, &rows)?.into_iter().zip(group.lists(Column::Files)?) {
             let files = files.iter().map(text).collect::<Result<_>>()?;
-            packages.push(Package { volume, manager, name, version, architecture, status, source, files });
+            packages.push(Package { files, ..package });
         }
     }
     Ok(packages)
@@ -196,8 +172,9 @@ impl Packages {
         self.0.rows() == 0
     }
 
-    /// Reads the packages whose names are wanted, without their paths, which are most of the table.
-    pub fn summaries(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<Summary>> {
+    /// Reads the packages whose names are wanted. Their paths, which are most of the table, are left out; the number of
+    /// them is returned instead.
+    pub fn without_files(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<(Package, usize)>> {
         let mut found = Vec::new();
         for group in self.0.groups() {
             let mut rows = Vec::new();
@@ -207,7 +184,8 @@ impl Packages {
                 }
             }
             if !rows.is_empty() {
-                found.extend(summaries(&group, &rows, || group.list_lens_at(Column::Files, &rows))?);
+                let files = group.list_lens_at(Column::Files, &rows)?;
+                found.extend(without_files(&group, &rows)?.into_iter().zip(files));
             }
         }
         Ok(found)
@@ -219,12 +197,8 @@ fn text(value: &ByteArray) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// Reads some rows of a group. `files` returns the number of paths of each.
-fn summaries(
-    group: &Group<'_>,
-    rows: &[usize],
-    files: impl FnOnce() -> Result<Vec<usize>>,
-) -> Result<Vec<Summary>> {
+/// Reads some rows of a group, without the paths of the packages.
+fn without_files(group: &Group<'_>, rows: &[usize]) -> Result<Vec<Package>> {
     let required =
         |column| -> Result<Vec<String>> { group.texts_at(column, rows)?.iter().map(text).collect() };
     let optional = |column| -> Result<Vec<Option<String>>> {
@@ -235,19 +209,12 @@ fn summaries(
     let (architecture, status) = (optional(Column::Architecture)?, required(Column::Status)?);
     let source = optional(Column::Source)?;
     let texts = volume.into_iter().zip(manager).zip(name).zip(version).zip(architecture).zip(status);
-    let all = texts.zip(source).zip(files()?).map(
-        |(((((((volume, manager), name), version), architecture), status), source), files)| Summary {
-            volume,
-            manager,
-            name,
-            version,
-            architecture,
-            status,
-            source,
-            files: files as u64,
-        },
-    );
-    Ok(all.collect())
+    let packages =
+        texts.zip(source).map(|((((((volume, manager), name), version), architecture), status), source)| {
+            let files = Vec::new();
+            Package { volume, manager, name, version, architecture, status, source, files }
+        });
+    Ok(packages.collect())
 }
 
 #[cfg(test)]
@@ -272,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn summaries_are_those_of_the_packages_that_are_wanted() {
+    fn packages_without_their_paths_are_those_that_are_wanted() {
         let package = |n: usize| Package {
             volume: "p1".into(),
             manager: "dpkg".into(),
@@ -291,9 +258,11 @@ mod tests {
             |name: &str| name == "package0",
             |_: &str| false,
         ] {
-            let expected: Vec<Summary> =
-                packages.iter().filter(|package| wanted(&package.name)).cloned().map(Summary::from).collect();
-            assert_eq!(table.summaries(wanted).unwrap(), expected);
+            let chosen = packages.iter().filter(|package| wanted(&package.name));
+            let expected: Vec<(Package, usize)> = chosen
+                .map(|package| (Package { files: Vec::new(), ..package.clone() }, package.files.len()))
+                .collect();
+            assert_eq!(table.without_files(wanted).unwrap(), expected);
         }
         assert!(!table.is_empty() && Packages::open(write(&[]).unwrap().into()).unwrap().is_empty());
     }
@@ -306,7 +275,7 @@ mod tests {
                 let mut bad = file.clone();
                 bad[at] = value;
                 let _ = read(bad.clone().into());
-                let _ = Packages::open(bad.into()).and_then(|table| table.summaries(|_| true));
+                let _ = Packages::open(bad.into()).and_then(|table| table.without_files(|_| true));
             }
         }
     }

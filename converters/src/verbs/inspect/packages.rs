@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mif_formats::mif::packages::Summary;
+use mif_formats::mif::packages::Package;
 use serde::Serialize;
 
 use crate::error::{Error, Result, damaged};
@@ -119,7 +119,11 @@ pub fn packages(
                 query.wants_name(pattern.as_ref(), &package.name)
                     && query.wants_version(&package.manager, &package.version)
             });
-            report.packages = wanted.map(|package| of(&image.label, package.into())).collect();
+            let told = wanted.map(|package| {
+                let files = package.files.len();
+                of(&image.label, package, files)
+            });
+            report.packages = told.collect();
         }
         None => {
             let store = Store::open(store, progress)?;
@@ -158,13 +162,15 @@ fn stored(
         let warnings = without_database(&tree, [].into_iter());
         return Ok((Vec::new(), warnings.into_iter().map(|warning| format!("{id}: {warning}")).collect()));
     }
-    let summaries = table.summaries(|name| query.wants_name(pattern, name)).map_err(|e| damaged(&id, &e))?;
-    let wanted = summaries.into_iter().filter(|p| query.wants_version(&p.manager, &p.version));
-    Ok((wanted.map(|package| of(&id, package)).collect(), Vec::new()))
+    let named = table.without_files(|name| query.wants_name(pattern, name)).map_err(|e| damaged(&id, &e))?;
+    let wanted = named.into_iter().filter(|(p, _)| query.wants_version(&p.manager, &p.version));
+    Ok((wanted.map(|(package, files)| of(&id, package, files)).collect(), Vec::new()))
 }
 
-fn of(image: &str, package: Summary) -> ImagePackage {
-    let Summary { volume, manager, name, version, architecture, status, source, files } = package;
+/// Describes a package of an image that has this number of paths.
+fn of(image: &str, package: Package, files: usize) -> ImagePackage {
+    let Package { volume, manager, name, version, architecture, status, source, .. } = package;
+    let files = files as u64;
     let version_key = version_key(&manager, &version);
     let image = image.to_owned();
     ImagePackage { image, volume, manager, name, version, version_key, architecture, status, source, files }
