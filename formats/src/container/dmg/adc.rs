@@ -1,5 +1,7 @@
 //! ADC, Apple Data Compression: literals, and matches of two lengths.
 
+use super::matches::copy;
+
 /// Decodes into exactly `out`.
 pub(super) fn decode(mut input: &[u8], out: &mut [u8]) -> Result<(), &'static str> {
     let mut done = 0;
@@ -24,14 +26,7 @@ pub(super) fn decode(mut input: &[u8], out: &mut [u8]) -> Result<(), &'static st
             }
         };
         input = &rest[taken..];
-        let from = done.checked_sub(distance + 1).ok_or("a match begins before the data")?;
-        if done + len > out.len() {
-            return Err("it is too long");
-        }
-        // Source and target may overlap.
-        for i in 0..len {
-            out[done + i] = out[from + i];
-        }
+        copy(out, done, distance + 1, len)?;
         done += len;
     }
     Ok(())

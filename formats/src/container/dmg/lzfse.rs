@@ -9,7 +9,8 @@
 
 use std::ops::Range;
 
-use super::lzvn::{self, copy};
+use super::lzvn;
+use super::matches::copy;
 use crate::bytes::{le32, le64};
 
 type Result<T> = std::result::Result<T, &'static str>;

@@ -1,5 +1,7 @@
 //! LZVN, which LZFSE uses for little data: literals and matches in whole bytes.
 
+use super::matches::copy;
+
 type Result<T> = std::result::Result<T, &'static str>;
 
 /// Decodes to `done` and the bytes after it, which fill `out`. Matches may begin before `done`.
@@ -47,21 +49,6 @@ pub(super) fn decode(input: &[u8], out: &mut [u8], mut done: usize) -> Result<()
         done += len;
     }
     if done == out.len() { Ok(()) } else { Err("it is too short") }
-}
-
-/// Copies a match of `len` bytes from `distance` back. Source and target may overlap.
-pub(super) fn copy(out: &mut [u8], done: usize, distance: usize, len: usize) -> Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    let from = done.checked_sub(distance).filter(|_| distance > 0).ok_or("a match begins before the data")?;
-    if len > out.len() - done {
-        return Err("it is too long");
-    }
-    for i in 0..len {
-        out[done + i] = out[from + i];
-    }
-    Ok(())
 }
 
 #[cfg(test)]

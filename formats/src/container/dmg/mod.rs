@@ -10,6 +10,7 @@ mod adc;
 mod chunks;
 mod lzfse;
 mod lzvn;
+mod matches;
 mod trailer;
 
 use std::sync::Arc;
