@@ -60,6 +60,7 @@ mod cache;
 mod checksum;
 #[cfg(test)]
 mod testing;
+mod xml;
 
 pub use error::{At, Error, ErrorKind, Result, at};
 pub use source::{Extent, ExtentKind, MemSource, Slice, Source};

@@ -177,6 +177,67 @@ impl KnownExtents {
     }
 }
 
+/// Ranges of other sources, one after another.
+pub struct Joined {
+    /// What it is, for errors.
+    what: &'static str,
+    /// The start of each part here, its range in its source, and the source.
+    parts: Vec<(u64, Range<u64>, Arc<dyn Source>)>,
+    len: u64,
+}
+
+impl Joined {
+    /// Joins parts: each a range of a source.
+    #[must_use]
+    pub fn new(what: &'static str, parts: impl IntoIterator<Item = (Range<u64>, Arc<dyn Source>)>) -> Self {
+        let mut joined = Joined { what, parts: Vec::new(), len: 0 };
+        for (range, source) in parts {
+            let start = joined.len;
+            joined.len += range.end - range.start;
+            joined.parts.push((start, range, source));
+        }
+        joined
+    }
+
+    /// Returns the source of `offset`, which must exist; the offset in it; and the bytes from there to the part's end.
+    fn part_at(&self, offset: u64) -> (&dyn Source, u64, u64) {
+        let (start, range, source) =
+            &self.parts[self.parts.partition_point(|(start, ..)| *start <= offset) - 1];
+        let inner = range.start + (offset - start);
+        (&**source, inner, range.end - inner)
+    }
+}
+
+impl Source for Joined {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.what, self.len, offset, buf.len() as u64)?;
+        let (mut offset, mut buf) = (offset, buf);
+        while !buf.is_empty() {
+            let (source, inner, rest) = self.part_at(offset);
+            let here = rest.min(buf.len() as u64);
+            let (now, after) = buf.split_at_mut(here as usize);
+            source.read_at(inner, now)?;
+            (offset, buf) = (offset + here, after);
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.extent_up_to(offset, u64::MAX)
+    }
+
+    fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
+        check_range(self.what, self.len, offset, 1)?;
+        let (source, inner, rest) = self.part_at(offset);
+        let extent = source.extent_up_to(inner, wanted.min(rest))?;
+        Ok(Extent { range: offset..offset + extent.len().min(rest), kind: extent.kind })
+    }
+}
+
 /// A range of another source, such as a partition of a disk.
 pub struct Slice<S> {
     inner: S,
@@ -262,6 +323,19 @@ mod tests {
         assert!(slice.read_vec(5, 6).is_err());
         assert!(slice.read_vec(u64::MAX, 2).is_err());
         assert_eq!(slice.extent_at(3).unwrap(), Extent::data(3, 7));
+    }
+
+    #[test]
+    fn parts_follow_each_other() {
+        let part = |range: Range<u64>, bytes: &[u8]| -> (Range<u64>, Arc<dyn Source>) {
+            (range, Arc::new(MemSource(bytes.to_vec())))
+        };
+        let joined = Joined::new("disk", [part(1..4, b"-abc-"), part(0..0, b"x"), part(0..2, b"de")]);
+        assert_eq!(joined.len(), 5);
+        assert_eq!(joined.read_vec(1, 4).unwrap(), b"bcde");
+        assert_eq!(joined.extent_at(1).unwrap(), Extent::data(1, 2));
+        assert_eq!(joined.extent_at(4).unwrap(), Extent::data(4, 1));
+        assert!(joined.read_vec(4, 2).is_err() && joined.extent_at(5).is_err());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use mif_formats::source::MemSource;
-use mif_formats::{Extent, Source};
+use mif_formats::Source;
+use mif_formats::source::{Joined, MemSource};
 
 use super::primitive::Edit;
 use crate::boot::segment::segment;
@@ -34,35 +34,8 @@ pub(super) fn modules(files: &Files, path: &str, release: &str, names: &[String]
     let Some(tail) = segment(&old, release, names, &read).map_err(|e| e.within(path))? else {
         return Ok(Vec::new());
     };
-    let joined = Joined { head: old, tail: MemSource(tail) };
+    let parts: [Arc<dyn Source>; 2] = [old, Arc::new(MemSource(tail))];
+    let joined = Joined::new("initramfs", parts.map(|part| (0..part.len(), part)));
     let content = NewContent::of_source(Arc::new(joined), path.to_owned())?;
     Ok(vec![Edit::Write { path: path.to_owned(), content, mode: None, owner: None }])
-}
-
-/// A file with more bytes after it.
-struct Joined {
-    head: Arc<dyn Source>,
-    tail: MemSource,
-}
-
-impl Source for Joined {
-    fn len(&self) -> u64 {
-        self.head.len() + self.tail.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
-        let of_head = self.head.len().saturating_sub(offset).min(buf.len() as u64) as usize;
-        let (first, second) = buf.split_at_mut(of_head);
-        if !first.is_empty() {
-            self.head.read_at(offset, first)?;
-        }
-        if !second.is_empty() {
-            self.tail.read_at(offset + of_head as u64 - self.head.len(), second)?;
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
-        Ok(Extent::data(offset, self.len() - offset))
-    }
 }

@@ -4,6 +4,7 @@ use sha2::{Sha256, Sha512};
 
 use crate::error::{Result, at};
 use crate::source::Source;
+use crate::xml;
 
 /// The largest descriptor that is read, in bytes. VMware's have some 10 KiB.
 pub const MAX_DESCRIPTOR: u64 = 4 << 20;
@@ -41,12 +42,7 @@ impl Descriptor {
                 place().limit(format!("has {} bytes, over the limit of {MAX_DESCRIPTOR}", bytes.len()))
             );
         }
-        let text = std::str::from_utf8(bytes).map_err(|e| place().corrupt(format!("is not UTF-8: {e}")))?;
-        let text = text.trim_start_matches('\u{feff}').trim_end_matches('\0');
-        let options =
-            roxmltree::ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..Default::default() };
-        let document = roxmltree::Document::parse_with_options(text, options)
-            .map_err(|e| place().corrupt(format!("is not valid XML: {e}")))?;
+        let document = xml::parse("OVF descriptor", bytes, MAX_NODES)?;
         let attribute = |node: roxmltree::Node<'_, '_>, name: &str| {
             node.attributes()
                 .find(|attribute| attribute.name() == name)

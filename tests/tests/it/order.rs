@@ -22,6 +22,7 @@ const FORMATS: &[(&str, u32)] = &[
     ("codec", 2),
     ("guard", 2),
     ("text", 2),
+    ("xml", 2),
     ("hive", 3),
     ("source", 3),
     ("uuid", 3),

@@ -11,7 +11,8 @@ use crate::container::mapped::Mapped;
 use crate::container::opener::{MAX_CHAIN, find_named};
 use crate::container::{Disk, ImageFile, MAX_DISK, Opener, human};
 use crate::error::{Result, at};
-use crate::source::{Extent, Slice, Source, check_range};
+use crate::source::{Joined, Slice, Source};
+use crate::xml;
 
 /// The name of the descriptor.
 pub(in crate::container) const DESCRIPTOR: &str = "DiskDescriptor.xml";
@@ -66,12 +67,7 @@ impl Descriptor {
     /// Parses a descriptor. The disk is as it was at `snapshot`, or as it is.
     pub(in crate::container) fn parse(bytes: &[u8], snapshot: Option<&str>) -> Result<Self> {
         let place = || at("Parallels descriptor");
-        let text = std::str::from_utf8(bytes).map_err(|e| place().corrupt(format!("is not UTF-8: {e}")))?;
-        let text = text.trim_start_matches('\u{feff}').trim_end_matches('\0');
-        let options =
-            roxmltree::ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..Default::default() };
-        let document = roxmltree::Document::parse_with_options(text, options)
-            .map_err(|e| place().corrupt(format!("is not valid XML: {e}")))?;
+        let document = xml::parse("Parallels descriptor", bytes, MAX_NODES)?;
         let root = document.root_element();
         if !root.has_tag_name(ROOT) {
             return Err(place().corrupt(format!("its root is not {ROOT}")));
@@ -249,60 +245,15 @@ pub(super) fn open(file: &ImageFile, opener: &Opener<'_>) -> Result<Disk> {
             }
             below = Some(Arc::new(Slice::new(source, 0..len)?));
         }
-        parts.push((part.start, below.expect("there is at least one snapshot")));
+        parts.push((0..len, below.expect("there is at least one snapshot")));
     }
     let mut details = vec![("parts".to_owned(), parts.len().to_string())];
     if descriptor.snapshots > 1 {
         details.push(("snapshots".to_owned(), format!("{}, with the current state", descriptor.snapshots)));
         details.push(("snapshot".to_owned(), descriptor.chain.last().expect("not empty").clone()));
     }
-    let len = descriptor.parts.last().map_or(0, |part| part.end);
-    let (source, own_files) = (Arc::new(Joined { parts, len }), files.len());
+    let (source, own_files) = (Arc::new(Joined::new("Parallels disk", parts)), files.len());
     Ok(Disk { source, format: "parallels", details, files, own_files, warnings })
-}
-
-/// The parts of a disk, one after another.
-struct Joined {
-    /// Each with its start on the disk.
-    parts: Vec<(u64, Arc<dyn Source>)>,
-    len: u64,
-}
-
-impl Joined {
-    /// Returns the part that contains `offset`, which is on the disk, with its start.
-    fn at(&self, offset: u64) -> &(u64, Arc<dyn Source>) {
-        &self.parts[self.parts.partition_point(|(start, _)| *start <= offset) - 1]
-    }
-}
-
-impl Source for Joined {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_range("Parallels disk", self.len, offset, buf.len() as u64)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let position = offset + done as u64;
-            let (start, part) = self.at(position);
-            let here = (start + part.len() - position).min((buf.len() - done) as u64) as usize;
-            part.read_at(position - start, &mut buf[done..done + here])?;
-            done += here;
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        self.extent_up_to(offset, u64::MAX)
-    }
-
-    fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
-        check_range("Parallels disk", self.len, offset, 1)?;
-        let (start, part) = self.at(offset);
-        let extent = part.extent_up_to(offset - start, wanted)?;
-        Ok(Extent { range: start + extent.range.start..start + extent.range.end, kind: extent.kind })
-    }
 }
 
 #[cfg(test)]
@@ -383,14 +334,5 @@ mod tests {
             let error = parse(&bad).unwrap_err().to_string();
             assert!(error.contains(words), "{words}: {error}");
         }
-    }
-
-    #[test]
-    fn parts_follow_each_other() {
-        let part = |bytes: &[u8]| -> Arc<dyn Source> { Arc::new(crate::source::MemSource(bytes.to_vec())) };
-        let joined = Joined { parts: vec![(0, part(b"abc")), (3, part(b"de"))], len: 5 };
-        assert_eq!(joined.read_vec(1, 4).unwrap(), b"bcde");
-        assert_eq!(joined.extent_at(4).unwrap(), Extent::data(4, 1));
-        assert!(joined.read_vec(4, 2).is_err());
     }
 }

@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::error::{Result, at};
-use crate::source::{Extent, Source, check_range};
+use crate::error::Result;
+use crate::source::{Joined, Source};
 
 mod label;
 mod text;
@@ -70,14 +70,12 @@ impl LogicalVolume {
 
     /// Returns the volume as a source; `volumes` are those that were passed to [`read`].
     #[must_use]
-    pub fn open(&self, volumes: &[Arc<dyn Source>]) -> Linear {
-        let mut pieces = Vec::new();
-        let mut at = 0;
-        for segment in &self.segments {
-            pieces.push((at, *segment, Arc::clone(&volumes[segment.physical])));
-            at += segment.len;
-        }
-        Linear { pieces, len: at }
+    pub fn open(&self, volumes: &[Arc<dyn Source>]) -> Joined {
+        let part = |segment: &Segment| {
+            let range = segment.start..segment.start + segment.len;
+            (range, Arc::clone(&volumes[segment.physical]))
+        };
+        Joined::new("logical volume", self.segments.iter().map(part))
     }
 }
 
@@ -285,53 +283,6 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
         next = end;
     }
     Ok(if stripes.is_empty() { Err("it has no segments".to_owned()) } else { Ok(stripes) })
-}
-
-/// A linear volume as a source.
-pub struct Linear {
-    /// The start of each segment in the volume, the segment, and its physical volume.
-    pieces: Vec<(u64, Segment, Arc<dyn Source>)>,
-    len: u64,
-}
-
-impl Linear {
-    /// Returns the piece that contains byte `offset`, which must exist.
-    fn piece(&self, offset: u64) -> &(u64, Segment, Arc<dyn Source>) {
-        &self.pieces[self.pieces.partition_point(|(start, _, _)| *start <= offset) - 1]
-    }
-}
-
-impl Source for Linear {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_range("logical volume", self.len, offset, buf.len() as u64)?;
-        let (mut offset, mut buf) = (offset, buf);
-        while !buf.is_empty() {
-            let (start, segment, volume) = self.piece(offset);
-            let within = offset - start;
-            let count = usize::try_from(segment.len - within).unwrap_or(usize::MAX).min(buf.len());
-            let (now, rest) = buf.split_at_mut(count);
-            volume.read_at(segment.start + within, now)?;
-            (offset, buf) = (offset + count as u64, rest);
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        if offset >= self.len {
-            return Err(at("logical volume")
-                .byte(offset)
-                .corrupt(format!("is past its end at {}", self.len)));
-        }
-        let (start, segment, volume) = self.piece(offset);
-        let within = offset - start;
-        let extent = volume.extent_at(segment.start + within)?;
-        let len = extent.len().min(segment.len - within);
-        Ok(Extent { range: offset..offset + len, kind: extent.kind })
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Tests with a physical volume that LVM wrote, intact and damaged.
 
 use super::*;
-use crate::source::MemSource;
+use crate::source::{Extent, MemSource};
 use crate::testing::Dice;
 
 const MIB: u64 = 1 << 20;
