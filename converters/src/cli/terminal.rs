@@ -58,7 +58,7 @@ impl AtStart {
         size.map_or((WIDTH, 24), |(width, height)| (width.0, height.0))
     }
 
-    /// Writes to the terminal. That it fails is no reason to stop the work, and indicatif would end the program.
+    /// Writes to the terminal. Errors are ignored: the work goes on without its bar, and indicatif panics on an error.
     fn put(text: &str) -> io::Result<()> {
         let _ = io::stderr().write_all(text.as_bytes());
         Ok(())
