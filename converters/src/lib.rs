@@ -116,6 +116,8 @@ pub use verbs::library::page::{DirectoryBytes, LargeContent, PageReport, page};
 pub use verbs::library::rm::{RmOptions, RmReport, rm};
 pub use verbs::library::stats::{FileBytes, Growth, ImageShare, Similarity, StatsReport, stats};
 pub use verbs::library::status::{Checked, StatusReport, status};
+#[cfg(feature = "remote")]
+pub use verbs::transfer::container_disk::{ContainerDiskReport, pull_foreign, push_for_kubevirt};
 pub use verbs::transfer::copy::{CopiedImage, CopyReport, copy, named_images};
 pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub use verbs::transfer::import::{ImportOptions, ImportReport, import};

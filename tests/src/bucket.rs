@@ -1,14 +1,15 @@
 //! A bucket on this machine: moto's S3 server, and a proxy in front of it that injects what goes wrong on a network.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+pub use crate::proxy::{Answer, Request};
+use crate::proxy::{Proxy, find, forward};
 use crate::{cache, mif_path, skip, tool};
 
 /// How long the server may take to start.
@@ -56,65 +57,22 @@ fn server() -> Option<Arc<Server>> {
     Some(server)
 }
 
-/// A request as the proxy sees it.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The method.
-    pub method: String,
-    /// The path with its parameters, as sent.
-    pub path: String,
-    /// True if it has a condition.
-    pub is_conditional: bool,
-    /// The number of requests before this one.
-    pub number: usize,
-}
-
-/// What the proxy does with a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// Passes it on.
-    Pass,
-    /// Answers with this status, and does not pass it on.
-    Status(u16),
-    /// Passes it on, and closes the connection instead of answering.
-    LoseReply,
-    /// Passes it on, and sends half of the answer's body.
-    CutBody,
-    /// Passes it on after a while.
-    Slow(Duration),
-    /// Passes it on without its condition.
-    IgnoreCondition,
-}
-
-type Rule = Box<dyn Fn(&Request) -> Answer + Send + Sync>;
-
-struct Shared {
-    port: u16,
-    rule: Mutex<Rule>,
-    log: Mutex<Vec<Request>>,
-    /// Conditional puts one after the other: moto looks first and then writes.
-    conditional: Mutex<()>,
+/// How lists lag.
+#[derive(Default)]
+struct Lag {
     /// How long lists do not show an object.
-    lag: Mutex<Duration>,
+    time: Mutex<Duration>,
     /// When each object was first written, by its path.
     written: Mutex<BTreeMap<String, Instant>>,
-    ends: AtomicBool,
 }
 
 /// An empty bucket behind a proxy.
 pub struct Bucket {
-    _server: Arc<Server>,
-    shared: Arc<Shared>,
+    server: Arc<Server>,
+    proxy: Proxy,
+    lag: Arc<Lag>,
     name: String,
-    port: u16,
     cache: tempfile::TempDir,
-}
-
-impl Drop for Bucket {
-    fn drop(&mut self) {
-        self.shared.ends.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
 }
 
 impl Bucket {
@@ -124,29 +82,11 @@ impl Bucket {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = server()?;
         let name = format!("bucket{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let shared = Arc::new(Shared {
-            port: server.port,
-            rule: Mutex::new(Box::new(|_| Answer::Pass)),
-            log: Mutex::default(),
-            conditional: Mutex::default(),
-            lag: Mutex::default(),
-            written: Mutex::default(),
-            ends: AtomicBool::new(false),
-        });
-        let proxy = shared.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if proxy.ends.load(Ordering::Relaxed) {
-                    break;
-                }
-                let proxy = proxy.clone();
-                std::thread::spawn(move || proxy.serve(stream));
-            }
-        });
+        let lag = Arc::<Lag>::default();
+        let of_proxy = lag.clone();
+        let proxy = Proxy::new(server.port, move |request, body| of_proxy.edit(request, body));
         let cache = tempfile::tempdir_in(crate::cache()).expect("the cache is writable");
-        let bucket = Bucket { _server: server, shared, name, port, cache };
+        let bucket = Bucket { server, proxy, lag, name, cache };
         bucket.request("PUT", "", b"");
         Some(bucket)
     }
@@ -169,7 +109,7 @@ impl Bucket {
     /// Sets the variables by which a program finds the bucket.
     pub fn set(&self, command: &mut Command) {
         command
-            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.proxy.port()))
             .env("AWS_ALLOW_HTTP", "true")
             .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
             .env("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -185,18 +125,18 @@ impl Bucket {
 
     /// Sets what the proxy does with each request from now on.
     pub fn rule(&self, rule: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
-        *self.shared.rule.lock().expect("not poisoned") = Box::new(rule);
+        self.proxy.rule(rule);
     }
 
     /// Sets how long lists do not show an object that was written.
     pub fn lag(&self, lag: Duration) {
-        *self.shared.lag.lock().expect("not poisoned") = lag;
+        *self.lag.time.lock().expect("not poisoned") = lag;
     }
 
     /// Returns the requests since the last call.
     #[must_use]
     pub fn take_log(&self) -> Vec<Request> {
-        std::mem::take(&mut self.shared.log.lock().expect("not poisoned"))
+        self.proxy.take_log()
     }
 
     /// Sends a request to the server, past the proxy; returns the body of the answer.
@@ -207,10 +147,10 @@ impl Bucket {
              Content-Type: application/octet-stream\r\n\
              Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, \
              SignedHeaders=host, Signature=x\r\n\r\n",
-            self.shared.port,
+            self.server.port,
             body.len()
         );
-        let answer = forward(self.shared.port, head.as_bytes(), body).expect("moto answers");
+        let answer = forward(self.server.port, head.as_bytes(), body).expect("moto answers");
         let end = find(&answer, b"\r\n\r\n").expect("a head") + 4;
         answer[end..].to_vec()
     }
@@ -224,81 +164,17 @@ impl Bucket {
     }
 }
 
-impl Shared {
-    fn serve(&self, mut client: TcpStream) -> Option<()> {
-        while let Some((head, body)) = read_request(&mut client) {
-            let answer = self.answer(&mut client, &head, &body);
-            answer?;
-        }
-        None
-    }
-
-    /// Answers a request. Returns `None` if the connection ends there.
-    fn answer(&self, client: &mut TcpStream, head: &str, body: &[u8]) -> Option<()> {
-        let mut words = head.split(' ');
-        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let is_conditional =
-            head.lines().any(|line| line.to_lowercase().starts_with("if-")) && method == "PUT";
-        let request = {
-            let mut log = self.log.lock().expect("not poisoned");
-            let request = Request { method, path, is_conditional, number: log.len() };
-            log.push(request.clone());
-            request
-        };
-        let answer = (self.rule.lock().expect("not poisoned"))(&request);
-        match answer {
-            Answer::Status(status) => {
-                let body = "<Error><Code>SlowDown</Code><Message>injected</Message></Error>";
-                let text = format!(
-                    "HTTP/1.1 {status} Injected\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-                client.write_all(text.as_bytes()).ok()?;
-                return None;
-            }
-            Answer::Slow(time) => std::thread::sleep(time),
-            _ => {}
-        }
-        let kept: Vec<&str> = head
-            .lines()
-            .filter(|line| {
-                let line = line.to_lowercase();
-                let is_dropped = line.starts_with("connection:")
-                    || answer == Answer::IgnoreCondition && line.starts_with("if-");
-                !line.is_empty() && !is_dropped
-            })
-            .collect();
-        let head = format!("{}\r\nConnection: close\r\n\r\n", kept.join("\r\n"));
-        let order = is_conditional.then(|| self.conditional.lock().expect("not poisoned"));
-        let reply = forward(self.port, head.as_bytes(), body)?;
-        drop(order);
+impl Lag {
+    /// Notes what is written, and hides from lists what was written lately.
+    fn edit(&self, request: &Request, body: &[u8]) -> Option<Vec<u8>> {
         if request.method == "PUT" {
             let mut written = self.written.lock().expect("not poisoned");
             written.entry(request.path.split('?').next()?.to_owned()).or_insert_with(Instant::now);
         }
-        let end = find(&reply, b"\r\n\r\n")? + 4;
-        match answer {
-            Answer::LoseReply => return None,
-            Answer::CutBody => {
-                let half = end + (reply.len() - end) / 2;
-                client.write_all(&reply[..half]).ok()?;
-                return None;
-            }
-            _ => {}
-        }
-        let lag = *self.lag.lock().expect("not poisoned");
+        let lag = *self.time.lock().expect("not poisoned");
         let is_list = request.method == "GET" && request.path.contains("list-type=2");
-        if is_list && lag > Duration::ZERO {
-            let body = self.without_recent(&request.path, &String::from_utf8_lossy(&reply[end..]), lag);
-            let text = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
-            client.write_all(text.as_bytes()).ok()?;
-            return None;
-        }
-        client.write_all(&reply).ok()?;
-        None
+        (is_list && lag > Duration::ZERO)
+            .then(|| self.without_recent(&request.path, &String::from_utf8_lossy(body), lag).into_bytes())
     }
 
     /// Removes from a list what was written lately.
@@ -338,42 +214,4 @@ impl Shared {
         }
         kept
     }
-}
-
-/// Sends a request and reads the answer until the server closes the connection.
-fn forward(port: u16, head: &[u8], body: &[u8]) -> Option<Vec<u8>> {
-    let mut server = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    server.write_all(head).ok()?;
-    server.write_all(body).ok()?;
-    let mut reply = Vec::new();
-    server.read_to_end(&mut reply).ok()?;
-    (!reply.is_empty()).then_some(reply)
-}
-
-/// Reads a request: its head without the empty line, and its body.
-fn read_request(client: &mut TcpStream) -> Option<(String, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    let mut part = [0; 65536];
-    let end = loop {
-        if let Some(end) = find(&bytes, b"\r\n\r\n") {
-            break end;
-        }
-        match client.read(&mut part).ok()? {
-            0 => return None,
-            len => bytes.extend_from_slice(&part[..len]),
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    let mut body = bytes[end + 4..].to_vec();
-    let left = length.unwrap_or(0).checked_sub(body.len())?;
-    client.take(left as u64).read_to_end(&mut body).ok()?;
-    Some((head, body))
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
 }

@@ -10,8 +10,10 @@ pub mod fault;
 pub mod guest;
 pub mod listing;
 pub mod oracle;
+pub mod proxy;
 #[path = "../../formats/src/testing/random.rs"]
 pub mod random;
+pub mod registry;
 #[path = "../../formats/src/testing/tools.rs"]
 #[allow(unreachable_pub)]
 mod skipping;

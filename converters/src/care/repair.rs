@@ -161,7 +161,8 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
             let more = [("digests", &digests_file[..]), (PACKAGES, &packages_file)];
             stored.image.tables = tables_of(&more);
             let json = stored.image.to_json();
-            store.publish_version(&stored.image, &json, &manifest_file, &layout_file, &more)?;
+            let packs = store.packs_of_layout(&layout_file).unwrap_or_default();
+            store.publish_version(&stored.image, &json, &manifest_file, &layout_file, &more, &packs)?;
             store.note_again(&stored.image)?;
             done.push(format!("{}: restored", lost.image));
         }

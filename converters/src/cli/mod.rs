@@ -18,6 +18,8 @@ mod mtree;
 mod pager;
 mod print;
 mod progress;
+#[cfg(feature = "remote")]
+mod registry;
 mod reread;
 mod signals;
 mod terminal;

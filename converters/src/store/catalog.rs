@@ -193,7 +193,8 @@ impl Store {
             image.tables = tables_of(more);
             image.provenance.time = self.storage.now();
             let json = image.to_json();
-            if self.publish_version(&image, &json, manifest, layout, more)? {
+            let packs = self.packs_of_layout(layout).unwrap_or_default();
+            if self.publish_version(&image, &json, manifest, layout, more, &packs)? {
                 self.note_published(&image, &json)?;
                 return Ok(image);
             }
@@ -201,16 +202,18 @@ impl Store {
         }
     }
 
-    /// Publishes an image of another store under its name and version. Returns false if that version already exists.
+    /// Publishes an image of another store under its name and version. `packs` are the packs that contain the objects it
+    /// needs. Returns false if that version already exists.
     pub(crate) fn receive(
         &self,
         image: &Image,
         manifest: &[u8],
         layout: &[u8],
         more: &[(&str, &[u8])],
+        packs: &BTreeSet<PackId>,
     ) -> Result<bool> {
         let json = image.to_json();
-        let published = self.publish_version(image, &json, manifest, layout, more)?;
+        let published = self.publish_version(image, &json, manifest, layout, more, packs)?;
         if published {
             self.note_published(image, &json)?;
         }
@@ -225,8 +228,9 @@ impl Store {
         manifest: &[u8],
         layout: &[u8],
         more: &[(&str, &[u8])],
+        packs: &BTreeSet<PackId>,
     ) -> Result<bool> {
-        let packs = pack_list::encode(&self.packs_of_layout(layout).unwrap_or_default());
+        let packs = pack_list::encode(packs);
         let mut files = more.to_vec();
         files.extend([("manifest.parquet", manifest), ("layout", layout), ("image.json", json)]);
         files.push((PACKS, packs.as_bytes()));
@@ -235,7 +239,7 @@ impl Store {
     }
 
     /// Returns the packs that contain the objects of a layout.
-    fn packs_of_layout(&self, layout: &[u8]) -> Result<BTreeSet<PackId>> {
+    pub(crate) fn packs_of_layout(&self, layout: &[u8]) -> Result<BTreeSet<PackId>> {
         let (layout, _) = Layout::decode(layout)?;
         let (index, objects) = (self.index()?, self.objects()?);
         let mut packs = BTreeSet::new();

@@ -73,6 +73,28 @@ pub(super) fn require(storage: &dyn Storage, feature: &'static str) -> Result<()
     Ok(())
 }
 
+/// Returns a header with the features of all of these; fails with `NotFound` if there are none.
+#[cfg(feature = "remote")]
+pub(super) fn merged(headers: &[Vec<u8>]) -> std::io::Result<Vec<u8>> {
+    let wrong =
+        |e| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("is not a valid store header: {e}"));
+    let mut merged: Option<Header> = None;
+    for bytes in headers {
+        let header: Header = serde_json::from_slice(bytes).map_err(wrong)?;
+        match &mut merged {
+            None => merged = Some(header),
+            Some(merged) => {
+                merged.format = merged.format.max(header.format);
+                merged.features.extend(header.features);
+            }
+        }
+    }
+    let mut merged = merged.ok_or(std::io::ErrorKind::NotFound)?;
+    merged.features.sort_unstable();
+    merged.features.dedup();
+    Ok(merged.to_json())
+}
+
 fn parse(place: &str, header: &[u8]) -> Result<Header> {
     serde_json::from_slice(header)
         .map_err(|e| Error::store(format!("{place}: is not a valid store header: {e}")))

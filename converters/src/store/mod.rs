@@ -38,7 +38,10 @@ mod pack_list;
 mod place;
 mod published;
 mod record;
+#[cfg(feature = "remote")]
+mod registry;
 mod removal;
+mod requests;
 mod source_file;
 mod storage;
 mod stored_disk;
@@ -51,7 +54,7 @@ mod writer;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-pub use self::address::{BucketPlace, Service};
+pub use self::address::{BucketPlace, RegistryPlace, Service};
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;
@@ -73,6 +76,8 @@ pub use self::record::{
     volume_name,
 };
 pub(crate) use self::record::{check_name, features_of};
+#[cfg(feature = "remote")]
+pub use self::registry::{ContainerDisk, ForeignImage, push_container_disk};
 pub use self::source_file::SourceFile;
 pub use self::storage::{Entries, Lock, Storage, Upload, check_len};
 pub(crate) use self::storage::{IMAGE_FILES, is_full};

@@ -206,6 +206,16 @@ pub trait Storage: Send + Sync {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
+    /// Returns true if tags of images can be kept here.
+    fn keeps_tags(&self) -> bool {
+        true
+    }
+
+    /// Tells what is about to be written: a digest of it, which includes how it is divided. Where files are named by
+    /// their content, as in a registry, the same content is then written in the same files, and files that an
+    /// interrupted command has already sent are not sent again.
+    fn expect(&self, _content: [u8; 32]) {}
+
     /// Returns unpredictable bytes that never repeat.
     fn random(&self) -> io::Result<[u8; 32]> {
         random()

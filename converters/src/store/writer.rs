@@ -153,6 +153,11 @@ impl ObjectWriter {
         Self::of(self.shared.clone())
     }
 
+    /// Tells the store's place what will be written: see [`Storage::expect`].
+    pub(crate) fn expect(&self, content: [u8; 32]) {
+        self.shared.storage.expect(content);
+    }
+
     /// Returns true if the caller must store the object, at once and whatever else fails: it is neither in the store
     /// nor claimed before. A writer made by `only` accepts only its own objects.
     #[must_use]

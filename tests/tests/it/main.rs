@@ -50,6 +50,7 @@ mod private;
 mod progress;
 mod readme;
 mod rebuild;
+mod registry;
 mod remote;
 mod reread;
 mod resize;

@@ -5,8 +5,7 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -22,10 +21,9 @@ use tokio::runtime::Runtime;
 
 use super::Bucket;
 use super::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag, put_absent};
-use super::cache::Cache;
-use super::redact::Redact;
 use crate::error::{Error, Result};
 use crate::store::address::{BucketPlace, Service};
+use crate::store::requests::{self, Redact};
 use crate::store::storage::check_limit;
 use crate::store::{Storage, Upload};
 
@@ -41,20 +39,11 @@ const TIMEOUT: &str = "120s";
 /// How often a reply that was cut is read again.
 const READS: u32 = 5;
 
-/// The default limit of the cache on this machine, in bytes.
-const CACHE: u64 = 1 << 30;
-
 /// Opens the store in a bucket.
 pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
-    let variables = || {
-        std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-    };
-    let redact = Redact::new(variables());
+    let redact = requests::redact();
     let failed = |e: &object_store::Error| Error::input(format!("{place}: {}", redact.clean(&e.to_string())));
     check_endpoint(place, &|name| std::env::var(name).ok())?;
-    // Fails if there is a provider already, which then serves.
-    let _is_there = rustls::crypto::ring::default_provider().install_default();
     let retry =
         RetryConfig { max_retries: 8, retry_timeout: Duration::from_secs(180), ..RetryConfig::default() };
     let store: Arc<dyn ObjectStore> = match place.service {
@@ -76,8 +65,9 @@ pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
             Arc::new(builder.build().map_err(|e| failed(&e))?)
         }
     };
-    let runtime = runtime().map_err(|e| Error::store(format!("cannot start threads for requests: {e}")))?;
-    let at: Vec<String> = variables().filter(|(name, _)| is_of_place(name)).map(|(_, value)| value).collect();
+    let runtime = requests::runtime()?;
+    let at: Vec<String> =
+        requests::variables().filter(|(name, _)| is_of_place(name)).map(|(_, value)| value).collect();
     let cloud = Cloud {
         store,
         runtime,
@@ -86,8 +76,7 @@ pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
         identity: format!("{place} {}", at.join(" ")),
         redact: Arc::new(redact),
     };
-    let cache = cache(&|name| std::env::var_os(name).filter(|value| !value.is_empty()))?;
-    Ok(Arc::new(Bucket::cached(Arc::new(cloud), true, cache)))
+    Ok(Arc::new(Bucket::cached(Arc::new(cloud), true, requests::cache()?)))
 }
 
 /// Returns true if a variable says where a bucket is: names of buckets are the same in other services and accounts.
@@ -110,43 +99,6 @@ fn check_endpoint(place: &BucketPlace, variable: &dyn Fn(&str) -> Option<String>
             .advise("Use an https endpoint, or set AWS_ALLOW_HTTP=true"));
     }
     Ok(())
-}
-
-/// Returns the cache that the environment describes.
-fn cache(variable: &dyn Fn(&str) -> Option<std::ffi::OsString>) -> Result<Cache> {
-    let limit = match variable("MIF_CACHE_SIZE") {
-        None => CACHE,
-        Some(text) => text.to_str().and_then(parse_size).ok_or_else(|| {
-            Error::usage("MIF_CACHE_SIZE: is not a size in bytes, or with the suffix K, M, G or T")
-        })?,
-    };
-    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    Ok(base.map_or_else(Cache::none, |base| Cache::new(base.join("mif"), limit)))
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        "T" | "t" => 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-/// Returns the threads on which requests run, which all stores share.
-fn runtime() -> io::Result<&'static Runtime> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime);
-    }
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(2).thread_name("requests").enable_all().build()?;
-    Ok(RUNTIME.get_or_init(|| runtime))
 }
 
 /// A prefix in a bucket.
@@ -450,17 +402,5 @@ mod tests {
         };
         assert!(check("https://s3.example", "") && check("http://localhost:1", "true"));
         assert!(!check("http://localhost:1", "") && !check("HTTP://localhost:1", "false"));
-    }
-
-    #[test]
-    fn the_size_of_the_cache_is_a_number_with_a_suffix() {
-        let sizes = ["0", "100", "2K", "3M", "1g", "1T"].map(parse_size);
-        assert_eq!(sizes, [0, 100, 2 << 10, 3 << 20, 1 << 30, 1 << 40].map(Some));
-        for text in ["", "x", "-1", "1.5G", "1GB", "99999999999T"] {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
-        let set =
-            |size: &'static str| cache(&move |name: &str| (name == "MIF_CACHE_SIZE").then(|| size.into()));
-        assert!(set("much").is_err() && set("1G").is_ok());
     }
 }

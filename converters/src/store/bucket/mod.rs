@@ -15,13 +15,9 @@
 //! other. What never changes is kept in a cache on this machine.
 
 mod blobs;
-mod blocks;
-mod cache;
 #[cfg(feature = "remote")]
 pub(super) mod cloud;
 mod leases;
-#[cfg(feature = "remote")]
-mod redact;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -34,9 +30,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag};
 use self::blobs::{put_absent, put_unchanged};
-use self::blocks::Blocks;
-use self::cache::Cache;
 use self::leases::{Leases, Owner};
+use super::requests::{Blocks, Cache, Ranges};
 use super::storage::{Entries, Lock, Storage, TOP, Upload, check_len, is_given, max_len};
 
 /// The name of a claim in the directory of a version.
@@ -55,8 +50,19 @@ const MANY: usize = 4;
 pub struct Bucket {
     blobs: Arc<dyn Blobs>,
     leases: Arc<Leases>,
-    blocks: Blocks,
+    blocks: Blocks<dyn Blobs>,
     cache: Arc<Cache>,
+}
+
+impl Ranges for dyn Blobs {
+    fn identity(&self) -> String {
+        Blobs::identity(self)
+    }
+
+    fn range(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let len = range.end.saturating_sub(range.start);
+        Ok(self.get(key, Some(range), len)?.bytes)
+    }
 }
 
 /// What stands for a version before its record does.
@@ -243,17 +249,23 @@ impl Storage for Bucket {
             return Ok(self.blobs.get(key, None, most)?.bytes);
         }
         let place = self.blobs.identity();
-        if let Some((tag, bytes)) = self.cache.whole(&place, key) {
+        let keep = |found: &Blob| {
+            if let Some(etag) = &found.tag.etag {
+                self.cache.keep_whole(&place, key, etag, &found.bytes);
+            }
+        };
+        if let Some((etag, bytes)) = self.cache.whole(&place, key) {
+            let tag = Tag { etag: Some(etag), version: None };
             return Ok(match self.blobs.get_unless(key, &tag, most)? {
                 Some(newer) => {
-                    self.cache.keep_whole(&place, key, &newer.tag, &newer.bytes);
+                    keep(&newer);
                     newer.bytes
                 }
                 None => bytes,
             });
         }
         let found = self.blobs.get(key, None, most)?;
-        self.cache.keep_whole(&place, key, &found.tag, &found.bytes);
+        keep(&found);
         Ok(found.bytes)
     }
 

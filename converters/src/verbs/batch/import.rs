@@ -238,7 +238,7 @@ fn import_one(
     progress.stage("opening", 0);
     let disk = container::open_observed(path, &options.open, progress)?;
     let files = source_files(&disk)?;
-    let opened = Opened { path, name, disk: &disk, files: &files };
+    let opened = Opened { path, is_url: false, name, disk: &disk, files: &files };
     if !reread && let Some(there) = known(store, &opened, options)? {
         let source = path.display().to_string();
         return Ok(ImportEvent::Skipped { source, image: there.id(), disk_size: there.disk_size });

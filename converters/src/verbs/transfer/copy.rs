@@ -5,13 +5,17 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use mif_formats::mif::{ObjectId, ObjectKind};
+use mif_formats::mif::pack::IndexEntry;
+use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::store::{Image, ImageName, Needs, ObjectWriter, Objects, Selector, Store, StoredImage};
-use crate::task::pool::in_parallel;
+use crate::task::pool::in_order;
 use crate::task::progress::{self, Progress};
+
+/// An object and where it is stored: its pack, and its offset and length there.
+type Stored = (PackId, u64, u64, ObjectId);
 
 /// So many bytes are made durable at a time: the most that an interruption costs.
 const BATCH: u64 = 64 << 20;
@@ -135,13 +139,15 @@ fn copy_image(
         return Err(Error::store(format!("{}: the store lacks objects that it needs", stored.image.id()))
             .advise("Run `mif fsck` to learn how to repair it"));
     }
-    copy_objects(&objects, needs.0, writer, known, progress, report)?;
+    copy_objects(&objects, &needs.0, writer, known, progress, report)?;
+    let index = to.index()?;
+    let packs = needs.0.iter().filter_map(|id| Some(index.pack(&index.get(id)?))).collect();
     let files = stored.files()?;
     let more: Vec<(&str, &[u8])> =
         files.more.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
     let len = |bytes: &[u8]| bytes.len() as u64;
     let sent = len(&files.manifest) + len(&files.layout) + more.iter().map(|(_, b)| len(b)).sum::<u64>();
-    match to.receive(&stored.image, &files.manifest, &files.layout, &more)? {
+    match to.receive(&stored.image, &files.manifest, &files.layout, &more, &packs)? {
         true => {
             report.bytes_sent += sent;
             Ok(true)
@@ -155,7 +161,7 @@ fn copy_image(
 /// Copies the objects that the other store lacks, in the order in which they are stored.
 fn copy_objects(
     objects: &Objects,
-    needed: HashSet<ObjectId>,
+    needed: &HashSet<ObjectId>,
     writer: &ObjectWriter,
     known: &mut HashSet<ObjectId>,
     progress: &dyn Progress,
@@ -163,17 +169,18 @@ fn copy_objects(
 ) -> Result<()> {
     let (mut missing, mut total) = (Vec::new(), 0);
     for id in needed {
-        let (pack, offset, len) = objects.position(&id)?;
-        if writer.has(&id) {
-            if known.insert(id) {
+        let (pack, offset, len) = objects.position(id)?;
+        if writer.has(id) {
+            if known.insert(*id) {
                 report.bytes_saved += len;
             }
         } else {
-            missing.push((pack, offset, len, id));
+            missing.push((pack, offset, len, *id));
             total += len;
         }
     }
     missing.sort_unstable();
+    writer.expect(digest(&missing));
     progress.stage("copying", total);
     let mut rest = &missing[..];
     while !rest.is_empty() {
@@ -186,8 +193,12 @@ fn copy_objects(
         let (batch, after) = rest.split_at(count.count().max(1));
         rest = after;
         let batch_writer = writer.beside();
-        in_parallel(batch, progress, |(_, _, len, id)| {
-            copy_object(objects, id, &batch_writer)?;
+        // Written in the order in which they are stored: so another attempt writes the same packs.
+        let read = |(_, _, _, id): &'_ Stored| read_object(objects, id);
+        in_order(batch, progress, read, |(_, _, len, id), (entry, stored)| {
+            if batch_writer.claim(*id) {
+                batch_writer.store_encoded(&entry, &stored)?;
+            }
             progress.advance(*len);
             Ok(())
         })?;
@@ -199,19 +210,23 @@ fn copy_objects(
     Ok(())
 }
 
-fn copy_object(objects: &Objects, id: &ObjectId, writer: &ObjectWriter) -> Result<()> {
-    if !writer.claim(*id) {
-        return Ok(());
+/// Reads an object as it is stored, and checks it.
+fn read_object(objects: &Objects, id: &ObjectId) -> Result<(IndexEntry, Vec<u8>)> {
+    let (entry, stored) = objects.encoded(id)?;
+    if entry.encoding.is_list() && id.kind != ObjectKind::ChunkList {
+        check_content(objects, id, entry.len)?;
     }
-    let stored = objects.encoded(id).and_then(|(entry, stored)| {
-        if entry.encoding.is_list() && id.kind != ObjectKind::ChunkList {
-            check_content(objects, id, entry.len)?;
-        }
-        Ok((entry, stored))
-    });
-    // Another image may rely on this one to store it.
-    let (entry, stored) = stored.inspect_err(|e| writer.give_up(e))?;
-    writer.store_encoded(&entry, &stored)
+    Ok((entry, stored))
+}
+
+/// Returns a digest of objects and of their places, which no others have.
+fn digest(objects: &[Stored]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (pack, offset, len, id) in objects {
+        hasher.update(&pack.0).update(&offset.to_le_bytes()).update(&len.to_le_bytes());
+        hasher.update(id.to_string().as_bytes());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// Fails if the content that a list describes does not have the digest by which it is named.
@@ -234,6 +249,9 @@ fn check_content(objects: &Objects, id: &ObjectId, len: u64) -> Result<()> {
 
 /// Sets the tags that name a version.
 fn copy_tags(from: &Store, to: &Store, image: &Image, report: &mut CopyReport) -> Result<()> {
+    if !to.storage().keeps_tags() {
+        return Ok(());
+    }
     for tag in from.tags(&image.name)?.into_iter().filter(|tag| tag.version == image.version) {
         if to.tagged(&tag.name, &tag.tag)? != Some(tag.version) {
             to.set_tag(&tag.name, &tag.tag, tag.version)?;

@@ -1,5 +1,7 @@
 //! Verbs that import, reread, export and compare disks.
 
+#[cfg(feature = "remote")]
+pub(crate) mod container_disk;
 pub(crate) mod copy;
 pub(crate) mod export;
 pub(crate) mod import;

@@ -81,7 +81,7 @@ pub fn import(
     let disk = container::open_observed(path, &options.open, progress)?;
     // Before anything is read: a file that changes meanwhile must not be recognised as unchanged later.
     let files = source_files(&disk)?;
-    let opened = Opened { path, name: &name, disk: &disk, files: &files };
+    let opened = Opened { path, is_url: false, name: &name, disk: &disk, files: &files };
     let writer = ObjectWriter::new(store)?;
     import_opened(store, &opened, &writer, options, progress)
 }
@@ -95,7 +95,7 @@ pub(crate) fn import_opened(
     progress: &dyn Progress,
 ) -> Result<ImportReport> {
     let started = Instant::now();
-    let Opened { path, name, disk, files } = *opened;
+    let Opened { path, name, disk, files, .. } = *opened;
     if !options.new_version {
         check_owner(store, opened)?;
     }
@@ -181,7 +181,7 @@ pub(crate) fn import_opened(
             let mut tables = tables(rows)?;
             warnings.append(&mut tables.complaints);
             let provenance = Provenance {
-                source: Some(absolute(path)),
+                source: Some(opened.source()),
                 source_format: Some(disk.format.into()),
                 snapshot: options.open.snapshot.clone(),
                 parent: newest.map(|version| format!("{name}@{version}")),
@@ -281,7 +281,7 @@ fn recognise(
     let from = &mut there.image.provenance;
     let moved = from.is_of_file() && from.files != opened.files;
     if moved {
-        from.source = Some(absolute(opened.path));
+        from.source = Some(opened.source());
         from.source_format = Some(opened.disk.format.into());
         from.snapshot.clone_from(&options.open.snapshot);
         from.files = opened.files.to_vec();
@@ -299,9 +299,4 @@ fn recognise(
 pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
     let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
     disk.files.iter().map(of).collect()
-}
-
-/// Returns the absolute path of a file, for records: the directory that a relative one belongs to is forgotten.
-fn absolute(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }

@@ -27,12 +27,23 @@ pub struct ImportOptions {
 
 /// A container opened for import.
 pub(crate) struct Opened<'a> {
-    /// Its path.
+    /// Its path, or a URL.
     pub(crate) path: &'a Path,
+    /// True if that is a URL.
+    pub(crate) is_url: bool,
     /// The name of its image.
     pub(crate) name: &'a str,
     /// Its disk.
     pub(crate) disk: &'a Disk,
     /// Its files, as they were before anything was read.
     pub(crate) files: &'a [SourceFile],
+}
+
+impl Opened<'_> {
+    /// Returns where it was, for records: its URL, or its absolute path, because the directory that a relative one belongs
+    /// to is forgotten.
+    pub(crate) fn source(&self) -> String {
+        let absolute = std::path::absolute(self.path).ok().filter(|_| !self.is_url);
+        absolute.as_deref().unwrap_or(self.path).display().to_string()
+    }
 }

@@ -9,11 +9,11 @@ const MAX: usize = 500;
 const SHORTEST: usize = 6;
 
 /// The secrets of the environment.
-pub(super) struct Redact(Vec<String>);
+pub(in crate::store) struct Redact(Vec<String>);
 
 impl Redact {
     /// Finds the secrets among variables of the environment.
-    pub(super) fn new(variables: impl Iterator<Item = (String, String)>) -> Self {
+    pub(in crate::store) fn new(variables: impl Iterator<Item = (String, String)>) -> Self {
         let is_secret = |name: &str| {
             let name = name.to_ascii_uppercase();
             let of_vendor = ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|vendor| name.starts_with(vendor));
@@ -27,8 +27,16 @@ impl Redact {
         Redact(values)
     }
 
+    /// Also keeps this out of messages.
+    pub(in crate::store) fn also(&mut self, secret: &str) {
+        if secret.len() >= SHORTEST {
+            self.0.push(secret.to_owned());
+            self.0.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        }
+    }
+
     /// Returns a message on one line, without credentials.
-    pub(super) fn clean(&self, text: &str) -> String {
+    pub(in crate::store) fn clean(&self, text: &str) -> String {
         let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for secret in &self.0 {
             text = text.replace(secret, "***");

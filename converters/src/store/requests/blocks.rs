@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use quick_cache::Weighter;
 
-use super::blobs::Blobs;
 use super::cache::Cache;
 
 /// The size of a block in bytes.
@@ -24,26 +23,35 @@ impl Weighter<(String, u64), Arc<Vec<u8>>> for ByLength {
     }
 }
 
+/// A place whose packs are read by ranges.
+pub(in crate::store) trait Ranges: Send + Sync {
+    /// Returns a text that no other place has: for the cache.
+    fn identity(&self) -> String;
+
+    /// Reads a range of a pack, which ends where the pack ends.
+    fn range(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
+}
+
 /// A reader of packs.
-pub(super) struct Blocks {
-    blobs: Arc<dyn Blobs>,
+pub(in crate::store) struct Blocks<P: ?Sized> {
+    place: Arc<P>,
     cache: Arc<Cache>,
     memory: quick_cache::sync::Cache<(String, u64), Arc<Vec<u8>>, ByLength>,
 }
 
-impl Blocks {
-    pub(super) fn new(blobs: Arc<dyn Blobs>, cache: Arc<Cache>) -> Self {
+impl<P: Ranges + ?Sized> Blocks<P> {
+    pub(in crate::store) fn new(place: Arc<P>, cache: Arc<Cache>) -> Self {
         let memory = quick_cache::sync::Cache::with_weighter(32, MEMORY, ByLength);
-        Blocks { blobs, cache, memory }
+        Blocks { place, cache, memory }
     }
 
     /// Forgets all blocks.
-    pub(super) fn clear(&self) {
+    pub(in crate::store) fn clear(&self) {
         self.memory.clear();
     }
 
     /// Reads a range of a pack. It ends where the pack ends.
-    pub(super) fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+    pub(in crate::store) fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -60,13 +68,13 @@ impl Blocks {
     }
 
     fn load(&self, key: &str, number: u64) -> io::Result<Arc<Vec<u8>>> {
-        let place = self.blobs.identity();
+        let place = self.place.identity();
         if let Some(block) = self.cache.block(&place, key, number) {
             return Ok(Arc::new(block));
         }
         let start = number.checked_mul(BLOCK).ok_or(io::ErrorKind::UnexpectedEof)?;
         let range = start..start.saturating_add(BLOCK);
-        let block = self.blobs.get(key, Some(range), BLOCK)?.bytes;
+        let block = self.place.range(key, range)?;
         self.cache.keep_block(&place, key, number, &block);
         Ok(Arc::new(block))
     }

@@ -1,4 +1,4 @@
-//! A cache on this machine of what a bucket has and does not change: blocks of packs, indexes, and images' files.
+//! A cache on this machine of what a bucket or a registry has and does not change: blocks of packs, indexes, and images' files.
 //!
 //! ```text
 //! <directory>/ab/<digest of place, key and part>
@@ -16,14 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::blobs::Tag;
 use crate::store::storage::random;
 
 /// The largest file that is kept whole, in bytes.
 const MAX_WHOLE: usize = 256 << 20;
 
 /// A cache, or none.
-pub(super) struct Cache {
+pub(in crate::store) struct Cache {
     /// The directory and its limit in bytes.
     place: Option<(PathBuf, u64)>,
     is_closed: AtomicBool,
@@ -33,53 +32,53 @@ pub(super) struct Cache {
 
 impl Cache {
     /// Returns a cache that keeps nothing.
-    pub(super) fn none() -> Self {
+    pub(in crate::store) fn none() -> Self {
         Cache { place: None, is_closed: AtomicBool::new(true), written: AtomicU64::new(0) }
     }
 
     /// Returns the cache in a directory, which need not exist yet.
     #[cfg_attr(not(feature = "remote"), allow(dead_code))]
-    pub(super) fn new(directory: PathBuf, limit: u64) -> Self {
+    pub(in crate::store) fn new(directory: PathBuf, limit: u64) -> Self {
         // The first write looks at the size.
         let written = AtomicU64::new(limit);
         Cache { place: Some((directory, limit)), is_closed: AtomicBool::new(limit == 0), written }
     }
 
     /// Keeps and returns nothing from now on.
-    pub(super) fn close(&self) {
+    pub(in crate::store) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
     }
 
-    /// Returns a file with the version that it has.
-    pub(super) fn whole(&self, place: &str, key: &str) -> Option<(Tag, Vec<u8>)> {
+    /// Returns the entity tag of a file's version, and the file.
+    pub(in crate::store) fn whole(&self, place: &str, key: &str) -> Option<(String, Vec<u8>)> {
         self.read(&name(place, key, None))
     }
 
-    /// Keeps a version of a file, if the version has an entity tag.
-    pub(super) fn keep_whole(&self, place: &str, key: &str, tag: &Tag, bytes: &[u8]) {
-        if let Some(etag) = tag.etag.as_deref().filter(|_| bytes.len() <= MAX_WHOLE) {
+    /// Keeps the version of a file that has this entity tag.
+    pub(in crate::store) fn keep_whole(&self, place: &str, key: &str, etag: &str, bytes: &[u8]) {
+        if bytes.len() <= MAX_WHOLE {
             self.write(&name(place, key, None), etag, bytes);
         }
     }
 
     /// Returns a block of a pack.
-    pub(super) fn block(&self, place: &str, key: &str, number: u64) -> Option<Vec<u8>> {
+    pub(in crate::store) fn block(&self, place: &str, key: &str, number: u64) -> Option<Vec<u8>> {
         Some(self.read(&name(place, key, Some(number)))?.1)
     }
 
     /// Keeps a block of a pack.
-    pub(super) fn keep_block(&self, place: &str, key: &str, number: u64, bytes: &[u8]) {
+    pub(in crate::store) fn keep_block(&self, place: &str, key: &str, number: u64, bytes: &[u8]) {
         self.write(&name(place, key, Some(number)), "", bytes);
     }
 
     /// Forgets a file.
-    pub(super) fn forget(&self, place: &str, key: &str) {
+    pub(in crate::store) fn forget(&self, place: &str, key: &str) {
         if let Some((directory, _)) = &self.place {
             let _was_not_there = fs::remove_file(path(directory, &name(place, key, None)));
         }
     }
 
-    fn read(&self, name: &str) -> Option<(Tag, Vec<u8>)> {
+    fn read(&self, name: &str) -> Option<(String, Vec<u8>)> {
         let (directory, _) = self.place.as_ref().filter(|_| !self.is_closed.load(Ordering::Relaxed))?;
         let path = path(directory, name);
         let bytes = fs::read(&path).ok()?;
@@ -117,7 +116,7 @@ fn path(directory: &Path, name: &str) -> PathBuf {
     directory.join(&name[..2]).join(name)
 }
 
-fn decode(bytes: &[u8]) -> Option<(Tag, Vec<u8>)> {
+fn decode(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
     let (body, digest) = bytes.split_last_chunk::<32>()?;
     if blake3::hash(body).as_bytes() != digest {
         return None;
@@ -125,7 +124,7 @@ fn decode(bytes: &[u8]) -> Option<(Tag, Vec<u8>)> {
     let (len, rest) = body.split_first_chunk::<2>()?;
     let (etag, bytes) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
     let etag = std::str::from_utf8(etag).ok()?.to_owned();
-    Some((Tag { etag: Some(etag), version: None }, bytes.to_vec()))
+    Some((etag, bytes.to_vec()))
 }
 
 fn write(path: &Path, etag: &str, bytes: &[u8]) -> io::Result<()> {
@@ -178,10 +177,9 @@ mod tests {
     fn what_is_kept_is_returned_and_what_is_damaged_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("cache"), 1 << 20);
-        let tag = Tag { etag: Some("\"v1\"".into()), version: None };
-        cache.keep_whole("s3://b", "index/1.idx", &tag, b"index");
+        cache.keep_whole("s3://b", "index/1.idx", "\"v1\"", b"index");
         cache.keep_block("s3://b", "packs/1", 7, b"block");
-        assert_eq!(cache.whole("s3://b", "index/1.idx"), Some((tag, b"index".to_vec())));
+        assert_eq!(cache.whole("s3://b", "index/1.idx"), Some(("\"v1\"".to_owned(), b"index".to_vec())));
         assert_eq!(cache.block("s3://b", "packs/1", 7), Some(b"block".to_vec()));
         let other = [cache.block("s3://b", "packs/1", 8), cache.block("s3://c", "packs/1", 7)];
         assert_eq!(other, [None, None]);

@@ -1,0 +1,538 @@
+//! Images in an OCI registry. An image is an artifact whose layers are the files of a store that has only this image:
+//! its record, layout and manifest, and the packs with its objects, each with its index. The title of a layer is the
+//! key of its file, so other clients can fetch such an artifact as a store in a directory.
+//!
+//! A repository is read as one store. A new image or version names the packs that the repository already has, and adds
+//! packs with what is missing. Registries keep blobs as long as a manifest names them, so nothing has to be locked. They
+//! remove images by their own means, and know no tags but their own.
+//!
+//! Packs are read by ranges, and everything else whole; what a digest names never changes, and is kept in the cache.
+
+mod client;
+mod container;
+mod credentials;
+mod manifest;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use mif_formats::container::Access;
+
+use self::client::Client;
+pub use self::container::{ContainerDisk, ForeignImage, push_container_disk};
+use self::manifest::{Descriptor, EMPTY_CONTENT, MANIFEST, MAX_MANIFEST, Manifest};
+use super::RegistryPlace;
+use super::header::{self, HEADER};
+use super::pack_index::{index_key, pack_key};
+use super::pack_list;
+use super::record::Image;
+use super::requests::{self, Blocks, Cache, Ranges};
+use super::storage::{Entries, Lock, Storage, Upload, check_limit, max_len};
+use super::stored_image::PACKS;
+use crate::error::{Error, Result};
+use crate::task::pool::{in_parallel, with_threads};
+use crate::task::progress::Silent;
+
+/// The size in bytes at which a pack is finished: it is kept in memory until it is sent.
+const PACK: u64 = 64 << 20;
+
+/// The most tags of a repository that are looked at, and so many at a time.
+const MAX_TAGS: usize = 10_000;
+const PARALLEL: usize = 8;
+
+/// What stands for all registries in the cache: a digest that was checked names the same bytes in all of them.
+const ANY_PLACE: &str = "oci";
+
+/// Images in a registry.
+pub(super) struct Registry {
+    place: RegistryPlace,
+    client: Arc<Client>,
+    /// If images are to be copied to it.
+    is_to_fill: bool,
+    /// The files of the repository, read at first use.
+    found: OnceLock<Files>,
+    /// Files that were written since.
+    written: Arc<Mutex<BTreeMap<String, Written>>>,
+    blocks: Blocks<Client>,
+    cache: Arc<Cache>,
+    /// What the next packs are named after.
+    expected: Mutex<Option<[u8; 32]>>,
+    packs: AtomicU64,
+}
+
+/// The files of images in the repository.
+#[derive(Default)]
+struct Files {
+    /// By their keys. `None` if tags have different files with the same key.
+    by_key: BTreeMap<String, Option<Descriptor>>,
+    /// The headers of the images' stores.
+    headers: BTreeMap<String, Descriptor>,
+}
+
+/// A file that was written.
+enum Written {
+    /// A blob.
+    Sent(Descriptor),
+    /// Kept in memory: it is sent with an image, or of use only here.
+    Kept(Vec<u8>),
+}
+
+/// Opens images in a registry.
+pub(super) fn open(place: &RegistryPlace, is_to_fill: bool) -> Result<Arc<dyn Storage>> {
+    let client = Arc::new(Client::new(place)?);
+    let cache = Arc::new(requests::cache()?);
+    Ok(Arc::new(Registry {
+        place: place.clone(),
+        blocks: Blocks::new(client.clone(), cache.clone()),
+        client,
+        is_to_fill,
+        found: OnceLock::new(),
+        written: Arc::default(),
+        cache,
+        expected: Mutex::default(),
+        packs: AtomicU64::new(0),
+    }))
+}
+
+impl Ranges for Client {
+    /// Ranges are not checked when they are read, so what one registry answers serves no other.
+    fn identity(&self) -> String {
+        self.url().to_owned()
+    }
+
+    fn range(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        Client::range(self, key, range)
+    }
+}
+
+impl Registry {
+    /// Returns the files of the repository that belong to the images that are meant.
+    fn found(&self) -> io::Result<&Files> {
+        if let Some(found) = self.found.get() {
+            return Ok(found);
+        }
+        let found = self.look()?;
+        Ok(self.found.get_or_init(|| found))
+    }
+
+    fn look(&self) -> io::Result<Files> {
+        let mut files = Files::default();
+        if let (Some(reference), false) = (&self.place.reference, self.is_to_fill) {
+            match self.manifest(reference)? {
+                Some(manifest) => files.add(&manifest, |_| true),
+                None => {
+                    return Err(io::Error::new(ErrorKind::NotFound, "the registry has no such image"));
+                }
+            }
+            return Ok(files);
+        }
+        let tags = self.client.tags()?;
+        if tags.len() > MAX_TAGS {
+            let text = format!("the repository has more than {MAX_TAGS} tags; name one");
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        }
+        let read = || in_parallel(&tags, &Silent, |tag| Ok((tag, self.manifest(tag))));
+        for (tag, manifest) in with_threads(PARALLEL, read).map_err(io::Error::other)? {
+            let Some(manifest) = manifest? else { continue };
+            // A tag that is filled may name another image afterwards; objects are shared with all.
+            let is_meant = self.place.reference.as_ref().is_none_or(|reference| reference == tag);
+            files.add(&manifest, |key| is_meant || !key.starts_with("images/"));
+        }
+        Ok(files)
+    }
+
+    /// Reads the manifest of an image of this program; `None` if the reference names something else, or nothing.
+    fn manifest(&self, reference: &str) -> io::Result<Option<Manifest>> {
+        let Some(bytes) = self.client.manifest(reference)? else { return Ok(None) };
+        let of_reference = |e: io::Error| io::Error::new(e.kind(), format!("{reference}: {e}"));
+        let found = Manifest::parse_store(&bytes).map_err(of_reference)?;
+        let is_meant = self.place.reference.as_deref() == Some(reference);
+        match found {
+            None if is_meant => Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "the registry has something else under this name than an image of mif",
+            )),
+            found => Ok(found),
+        }
+    }
+
+    /// Returns the blob of a file.
+    fn descriptor(&self, key: &str) -> io::Result<Descriptor> {
+        if let Some(Written::Sent(descriptor)) = self.written().get(key) {
+            return Ok(descriptor.clone());
+        }
+        match self.found()?.by_key.get(key) {
+            Some(Some(descriptor)) => Ok(descriptor.clone()),
+            Some(None) => Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "tags of the repository name different images with this name and version; name a tag",
+            )),
+            None => Err(io::Error::new(ErrorKind::NotFound, "no such file in the repository")),
+        }
+    }
+
+    /// Reads a whole blob, of at most `most` bytes.
+    fn whole(&self, Descriptor { digest, size, .. }: &Descriptor, most: u64) -> io::Result<Vec<u8>> {
+        check_limit(*size, most)?;
+        if let Some((_, bytes)) = self.cache.whole(ANY_PLACE, digest) {
+            return Ok(bytes);
+        }
+        let bytes = self.client.blob(digest, *size)?;
+        self.cache.keep_whole(ANY_PLACE, digest, "", &bytes);
+        Ok(bytes)
+    }
+
+    /// Returns the header of the store that all images of the repository make up.
+    fn header(&self) -> io::Result<Vec<u8>> {
+        let headers = &self.found()?.headers;
+        let read = headers.values().map(|descriptor| self.whole(descriptor, max_len(HEADER)));
+        header::merged(&read.collect::<io::Result<Vec<_>>>()?)
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Written>> {
+        self.written.lock().expect("no thread panics while it holds this")
+    }
+
+    /// Sends a file.
+    fn send(&self, key: &str, bytes: Vec<u8>) -> io::Result<Descriptor> {
+        self.check_is_to_fill()?;
+        let size = bytes.len() as u64;
+        let (digest, _) = self.client.push_blob(bytes.into())?;
+        let descriptor = Descriptor::of_file(key, &digest, size);
+        self.written().insert(key.to_owned(), Written::Sent(descriptor.clone()));
+        Ok(descriptor)
+    }
+
+    fn check_is_to_fill(&self) -> io::Result<()> {
+        match self.is_to_fill {
+            true => Ok(()),
+            false => Err(unsupported("images come into a registry only by `mif push` and `mif copy`")),
+        }
+    }
+
+    /// Keeps a file in memory. Returns false if it exists already.
+    fn keep(&self, key: &str, bytes: &[u8]) -> io::Result<bool> {
+        self.check_is_to_fill()?;
+        match self.len(key) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            there => return there.map(|_| false),
+        }
+        self.written().insert(key.to_owned(), Written::Kept(bytes.to_vec()));
+        Ok(true)
+    }
+}
+
+impl Files {
+    /// Adds the files of an image that are meant.
+    fn add(&mut self, manifest: &Manifest, is_meant: impl Fn(&str) -> bool) {
+        for (key, descriptor) in manifest.files().filter(|(key, _)| is_meant(key)) {
+            if key == HEADER {
+                self.headers.insert(descriptor.digest.clone(), descriptor.clone());
+                continue;
+            }
+            let found = self.by_key.entry(key.to_owned()).or_insert_with(|| Some(descriptor.clone()));
+            if found.as_ref().is_some_and(|other| other.digest != descriptor.digest) {
+                *found = None;
+            }
+        }
+    }
+}
+
+fn unsupported(text: &str) -> io::Error {
+    io::Error::new(ErrorKind::Unsupported, text)
+}
+
+/// Returns the tag of an image for which no other is named: `name-version`.
+fn tag_of(image: &Image) -> String {
+    // A plus sign is allowed in names, but not in tags, which are also shorter.
+    let mut name = image.name.replace('+', "_");
+    name.truncate(112);
+    format!("{name}-{}", image.version)
+}
+
+/// Returns what a registry shows of an image: the annotations that the OCI image specification names, and our own.
+fn annotations(image: &Image) -> BTreeMap<String, String> {
+    let seconds = i64::try_from(image.provenance.time).ok();
+    let created = seconds.and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
+    let created = created.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+    let of_oci = [
+        ("created", created),
+        ("title", Some(image.name.clone())),
+        ("version", Some(image.version.to_string())),
+    ];
+    let of_oci = of_oci.into_iter().map(|(name, value)| (format!("org.opencontainers.image.{name}"), value));
+    let own = [
+        ("disk-size", Some(image.disk_size.to_string())),
+        ("disk-digest", image.disk_digest.clone()),
+        ("layout-digest", Some(image.layout_digest.clone())),
+        ("parent", image.provenance.parent.clone()),
+    ];
+    let own = own.into_iter().map(|(name, value)| (format!("vnd.mif.{name}"), value));
+    of_oci.chain(own).filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+impl Storage for Registry {
+    fn place(&self) -> String {
+        self.place.to_string()
+    }
+
+    fn new_place(&self) -> &'static str {
+        "a repository"
+    }
+
+    /// Who may read a registry is unknown.
+    fn access(&self) -> Access {
+        Access::Owner
+    }
+
+    fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let len = range.end.saturating_sub(range.start);
+        let short = || io::Error::new(ErrorKind::UnexpectedEof, "the file is shorter than its index says");
+        if !key.starts_with("packs/") {
+            let bytes = self.read_all(key)?;
+            let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+            return range.and_then(|(start, end)| Some(bytes.get(start..end)?.to_vec())).ok_or_else(short);
+        }
+        let bytes = self.blocks.read(&self.descriptor(key)?.digest, range)?;
+        if bytes.len() as u64 == len { Ok(bytes) } else { Err(short()) }
+    }
+
+    fn len(&self, key: &str) -> io::Result<u64> {
+        if let Some(Written::Kept(bytes)) = self.written().get(key) {
+            return Ok(bytes.len() as u64);
+        }
+        match key {
+            HEADER => Ok(self.header()?.len() as u64),
+            key => Ok(self.descriptor(key)?.size),
+        }
+    }
+
+    fn read_all(&self, key: &str) -> io::Result<Vec<u8>> {
+        if let Some(Written::Kept(bytes)) = self.written().get(key) {
+            return Ok(bytes.clone());
+        }
+        match key {
+            HEADER => self.header(),
+            key => self.whole(&self.descriptor(key)?, max_len(key)),
+        }
+    }
+
+    fn error(&self, key: &str, error: &io::Error) -> Error {
+        match error.kind() {
+            // About the image that is meant, or the registry.
+            ErrorKind::InvalidInput | ErrorKind::PermissionDenied => {
+                Error::input(format!("{}: {error}", self.place))
+            }
+            ErrorKind::Unsupported => Error::unsupported(format!("{}: {error}", self.place)),
+            _ => Error::file(&format!("{}: {key}", self.place), error),
+        }
+    }
+
+    fn upload(&self, key: &str) -> io::Result<Box<dyn Upload>> {
+        self.check_is_to_fill()?;
+        let (client, written) = (self.client.clone(), self.written.clone());
+        Ok(Box::new(PackUpload { client, written, key: key.to_owned(), bytes: Vec::new() }))
+    }
+
+    fn put_if_absent(&self, key: &str, bytes: &[u8]) -> io::Result<bool> {
+        if !key.starts_with("index/") {
+            return self.keep(key, bytes);
+        }
+        self.send(key, bytes.to_vec()).map(|_| true)
+    }
+
+    fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.check_is_to_fill()?;
+        self.written().insert(key.to_owned(), Written::Kept(bytes.to_vec()));
+        Ok(())
+    }
+
+    fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
+        self.check_is_to_fill()?;
+        if !self.list(folder)?.is_empty() {
+            return Ok(false);
+        }
+        let file = |wanted: &str| files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
+        let record = file("image.json").ok_or_else(|| io::Error::other("an image without a record"))?;
+        let image: Image = serde_json::from_slice(record).map_err(io::Error::other)?;
+        self.client.push_blob(EMPTY_CONTENT.into())?;
+        let header = self.read_all(HEADER)?;
+        let size = header.len() as u64;
+        let (digest, _) = self.client.push_blob(header.into())?;
+        let mut layers = vec![Descriptor::of_file(HEADER, &digest, size)];
+        // A registry refuses empty blobs. Of these files, only a list of no packs is empty.
+        for (name, bytes) in files.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            layers.push(self.send(&format!("{folder}/{name}"), bytes.to_vec())?);
+        }
+        for pack in pack_list::decode(file(PACKS).unwrap_or_default()) {
+            for key in [index_key(&pack), pack_key(&pack)] {
+                let Descriptor { digest, size, .. } = self.descriptor(&key)?;
+                layers.push(Descriptor::of_file(&key, &digest, size));
+            }
+        }
+        let manifest = Manifest::of_store(layers, annotations(&image)).encode();
+        if manifest.len() as u64 > MAX_MANIFEST {
+            return Err(io::Error::new(
+                ErrorKind::FileTooLarge,
+                "the image needs too many packs for a registry; copy it into a store of its own first",
+            ));
+        }
+        let tag = self.place.reference.clone().unwrap_or_else(|| tag_of(&image));
+        self.client.push_manifest(&tag, MANIFEST, &manifest)?;
+        Ok(true)
+    }
+
+    fn entries(&self, folder: &str) -> io::Result<Entries> {
+        let mut entries = Entries::default();
+        let written = self.written();
+        for key in self.found()?.by_key.keys().chain(written.keys()) {
+            let Some(rest) = key.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            match rest.split_once('/') {
+                Some((name, _)) => entries.folders.push(name.to_owned()),
+                None => entries.files.push(rest.to_owned()),
+            }
+        }
+        for names in [&mut entries.files, &mut entries.folders] {
+            names.sort_unstable();
+            names.dedup();
+        }
+        Ok(entries)
+    }
+
+    fn delete(&self, _: &str) -> io::Result<()> {
+        Err(unsupported(REMOVAL))
+    }
+
+    fn rename(&self, _: &str, _: &str) -> io::Result<bool> {
+        Err(unsupported(REMOVAL))
+    }
+
+    fn prepare(&self, group: Option<u32>) -> io::Result<()> {
+        match group {
+            None => self.check_is_to_fill(),
+            Some(_) => Err(unsupported(
+                "who may read a repository is set at the registry; --shared is for directories",
+            )),
+        }
+    }
+
+    fn clear(&self, _: bool) -> io::Result<()> {
+        Err(unsupported(REMOVAL))
+    }
+
+    fn bypass_caches(&self) {
+        self.cache.close();
+        self.blocks.clear();
+    }
+
+    fn pack_size(&self) -> u64 {
+        PACK
+    }
+
+    /// Nothing is removed that a manifest names, so there is nothing to hold.
+    fn enter(&self) -> io::Result<Option<Lock>> {
+        Ok(Some(Lock::new(())))
+    }
+
+    fn epoch(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn advance(&self) -> io::Result<u64> {
+        Err(unsupported(REMOVAL))
+    }
+
+    fn oldest(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn lock(&self) -> io::Result<Option<Lock>> {
+        Err(unsupported(REMOVAL))
+    }
+
+    fn alone(&self) -> io::Result<Option<Lock>> {
+        Err(unsupported(REMOVAL))
+    }
+
+    fn keeps_tags(&self) -> bool {
+        false
+    }
+
+    fn expect(&self, content: [u8; 32]) {
+        *self.expected.lock().expect("no thread panics while it holds this") = Some(content);
+        self.packs.store(0, Ordering::Relaxed);
+    }
+
+    fn random(&self) -> io::Result<[u8; 32]> {
+        let expected = *self.expected.lock().expect("no thread panics while it holds this");
+        let Some(content) = expected else { return super::storage::random() };
+        let number = self.packs.fetch_add(1, Ordering::Relaxed);
+        Ok(*blake3::Hasher::new().update(&content).update(&number.to_le_bytes()).finalize().as_bytes())
+    }
+}
+
+/// Why nothing is removed.
+const REMOVAL: &str = "images leave a registry by the registry's own means, which also free the room";
+
+/// A pack that is being written.
+struct PackUpload {
+    client: Arc<Client>,
+    written: Arc<Mutex<BTreeMap<String, Written>>>,
+    key: String,
+    bytes: Vec<u8>,
+}
+
+impl Write for PackUpload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Upload for PackUpload {
+    fn finish(self: Box<Self>) -> io::Result<bool> {
+        let size = self.bytes.len() as u64;
+        let (digest, _) = self.client.push_blob(self.bytes.into())?;
+        let descriptor = Descriptor::of_file(&self.key, &digest, size);
+        self.written
+            .lock()
+            .expect("no thread panics while it holds this")
+            .insert(self.key, Written::Sent(descriptor));
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::address;
+
+    #[test]
+    fn an_image_has_a_tag_of_its_own_that_registries_take() {
+        let tag = |name: &str| tag_of(&Image::empty(name, 3, "import"));
+        assert_eq!([tag("web"), tag("c++")], ["web-3", "c__-3"]);
+        for name in ["_x", "+x", &"x".repeat(128)] {
+            assert!(address::is_tag(&tag(name)), "{name}: {}", tag(name));
+        }
+    }
+
+    #[test]
+    fn of_two_images_under_one_name_neither_is_taken_for_the_other() {
+        let file = |key: &str, digest: &str| Descriptor::of_file(key, digest, 1);
+        let manifest = |layers| Manifest::of_store(layers, BTreeMap::new());
+        let mut files = Files::default();
+        files.add(&manifest(vec![file("images/a", "1"), file("packs/a", "2"), file(HEADER, "3")]), |_| true);
+        files.add(&manifest(vec![file("images/a", "4"), file("packs/a", "2"), file(HEADER, "5")]), |_| true);
+        assert!(files.by_key["images/a"].is_none() && files.by_key["packs/a"].is_some());
+        assert_eq!(files.headers.len(), 2);
+    }
+}
