@@ -13,6 +13,8 @@ pub struct Request {
     pub method: String,
     /// The path with its parameters, as sent.
     pub path: String,
+    /// Its head.
+    pub head: String,
     /// True if it has a condition.
     pub is_conditional: bool,
     /// The number of requests before this one.
@@ -125,7 +127,8 @@ impl Shared {
             head.lines().any(|line| line.to_lowercase().starts_with("if-")) && method == "PUT";
         let request = {
             let mut log = self.log.lock().expect("not poisoned");
-            let request = Request { method, path, is_conditional, number: log.len() };
+            let head = head.to_owned();
+            let request = Request { method, path, head, is_conditional, number: log.len() };
             log.push(request.clone());
             request
         };

@@ -338,8 +338,8 @@ fn kubevirt_gets_a_container_disk_and_what_others_push_is_pulled() {
 
     // As others make them: a compressed layer over one with something else, and an artifact that is a disk.
     let script = r##"
-import gzip, hashlib, io, json, os, sys, tarfile
-folder, disk = sys.argv[1:]
+import gzip, hashlib, io, json, os, subprocess, sys, tarfile
+folder, disk = sys.argv[1:3]
 def blob(data, folder):
     digest = hashlib.sha256(data).hexdigest()
     open(os.path.join(folder, digest), "wb").write(data)
@@ -367,16 +367,29 @@ gz = "application/vnd.oci.image.layer.v1.tar+gzip"
 other = gzip.compress(tar("etc/motd", b"hello\n" * 200))
 image("two-layers", [(gz, other, {}), (gz, gzip.compress(tar("disk/fedora.qcow2", data)), {})])
 image("no-disk", [(gz, other, {})])
+def packed(name, data):
+    path = os.path.join(folder, name)
+    open(path, "wb").write(data)
+    return subprocess.run(["zstd", "-q", "-c", path], capture_output=True, check=True).stdout
+# Compressed otherwise than the type says, and beside the files of a system.
+image("mislabelled", [(gz, packed("layer", tar("disk.img", data)), {})])
+raw = open(sys.argv[3], "rb").read()
+image("raw-zstd", [("application/vnd.kubevirt.disk.raw+zstd", packed("raw", raw), {"io.kubevirt.disk.name": "root"})],
+      "application/vnd.kubevirt.virtualmachine.config.v1+json", {})
 image("artifact", [("application/vnd.kubevirt.disk.qcow2", data, {"org.opencontainers.image.title": "x.qcow2"})],
       "application/vnd.oci.empty.v1+json", {})
 image("document", [("text/markdown", b"# Read me\n" * 100, {"org.opencontainers.image.title": "README.md"})],
       "application/vnd.oci.empty.v1+json", {})
 "##;
-    run(tool("python3").args(["-c", script]).arg(lab.work.path()).arg(&original));
-    for name in ["two-layers", "artifact", "no-disk", "document"] {
+    run(tool("python3")
+        .args(["-c", script])
+        .arg(lab.work.path())
+        .arg(&original)
+        .arg(lab.work.at("one-demo@1.raw")));
+    for name in ["two-layers", "artifact", "mislabelled", "raw-zstd", "no-disk", "document"] {
         lab.put(&lab.work.at(name), &format!("others/{name}:1"));
     }
-    for name in ["two-layers", "artifact"] {
+    for name in ["two-layers", "artifact", "mislabelled", "raw-zstd"] {
         lab.run("two", &["pull", &lab.registry.url(&format!("others/{name}:1"))]);
         lab.same("two", name, "demo@1");
     }
@@ -390,8 +403,53 @@ image("document", [("text/markdown", b"# Read me\n" * 100, {"org.opencontainers.
     assert!(error.contains("something else"), "{error}");
 }
 
+#[test]
+fn blobs_elsewhere_are_read_in_parts_and_without_the_credentials() {
+    let Some(lab) = Lab::new(None) else { return };
+    let noise = mif_tests::disk::noise(5, 9 << 20);
+    fs::write(lab.work.at("noise.raw"), noise).unwrap();
+    lab.run("one", &["import", "noise.raw"]);
+    lab.run("one", &["push", "noise", &lab.registry.url("images:v1")]);
+    let target = lab.registry.host();
+    // Asks for a password, and has its blobs on another host: as registries with a CDN.
+    let front = hostile_with_head(move |path, head| {
+        if !head.to_lowercase().contains("\r\nauthorization: basic ") {
+            let text = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\
+                        Connection: close\r\n\r\n";
+            return text.as_bytes().to_vec();
+        }
+        let host = target.replace("127.0.0.1", "localhost");
+        format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{host}{path}\r\nContent-Length: 0\r\nConnection: \
+             close\r\n\r\n"
+        )
+        .into_bytes()
+    });
+    let auth = lab.work.at("auth.json");
+    fs::write(
+        &auth,
+        serde_json::json!({"auths": {&front: {"username": "anna", "password": SECRET}}}).to_string(),
+    )
+    .unwrap();
+    let _before = lab.registry.take_log();
+    lab.registry.rule(|request| match request.head.to_lowercase().contains("\r\nauthorization:") {
+        true => Answer::Status(400),
+        false => Answer::Pass,
+    });
+    run(lab.mif("two", &["pull", &format!("oci://{front}/images:v1")]).env("REGISTRY_AUTH_FILE", &auth));
+    lab.registry.rule(|_| Answer::Pass);
+    lab.same("two", "noise", "noise");
+    let parts = lab.registry.take_log().iter().filter(|it| it.head.contains("range: bytes=")).count();
+    assert!(parts > 1, "{parts}");
+}
+
 /// Answers each request with what `answer` returns for its path, and ends with the test.
 fn hostile(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> String {
+    hostile_with_head(move |path, _| answer(path))
+}
+
+/// Does the same by the path and the whole head of the request.
+fn hostile_with_head(answer: impl Fn(&str, &str) -> Vec<u8> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let answer = std::sync::Arc::new(answer);
@@ -411,7 +469,7 @@ fn hostile(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> String {
                 }
                 let head = String::from_utf8_lossy(&head).into_owned();
                 let path = head.split(' ').nth(1)?;
-                respond(&mut stream, answer(path))
+                respond(&mut stream, answer(path, &head))
             });
         }
     });
@@ -499,6 +557,26 @@ fn a_hostile_registry_is_refused_in_words_and_costs_neither_memory_nor_time() {
         assert!(matches!(output.status.code(), Some(3 | 5)), "{what}: {:?}: {error}", output.status.code());
         assert!(error.contains(&host) && !error.contains('\x1b'), "{what}: {error}");
         assert!(!work.at("store").exists(), "{what}");
+    }
+    // What it says when it is written to.
+    run(Command::new(mif_tests::mif_path())
+        .arg("import")
+        .arg(repo().join("fixtures/demo.qcow2"))
+        .env("MIF_STORE", work.at("own")));
+    for location in ["::nowhere", "http://[", "\\", "//", "gopher://x/y"] {
+        let host = hostile(move |path| {
+            match path {
+            "/v2/images/blobs/uploads/" => format!(
+                "HTTP/1.1 202 Accepted\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            .into_bytes(),
+            _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        }
+        });
+        let mut push = Command::new(mif_tests::mif_path());
+        push.args(["push", "demo", &format!("oci://{host}/images:x")]).env("MIF_STORE", work.at("own"));
+        let error = run_failing(push.env("OCI_ALLOW_HTTP", "true").env("DOCKER_CONFIG", work.at("none")), 1);
+        assert!(error.contains(&host) && !error.contains("panicked"), "{location}: {error}");
     }
     // Requests are encrypted unless the user says otherwise.
     let host = hostile(|_| ok(b"{}"));

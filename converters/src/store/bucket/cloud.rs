@@ -41,6 +41,8 @@ const READS: u32 = 5;
 
 /// Opens the store in a bucket.
 pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
+    // First: it also sets up encryption.
+    let runtime = requests::runtime()?;
     let redact = requests::redact();
     let failed = |e: &object_store::Error| Error::input(format!("{place}: {}", redact.clean(&e.to_string())));
     check_endpoint(place, &|name| std::env::var(name).ok())?;
@@ -65,7 +67,6 @@ pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
             Arc::new(builder.build().map_err(|e| failed(&e))?)
         }
     };
-    let runtime = requests::runtime()?;
     let at: Vec<String> =
         requests::variables().filter(|(name, _)| is_of_place(name)).map(|(_, value)| value).collect();
     let cloud = Cloud {

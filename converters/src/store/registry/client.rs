@@ -5,18 +5,19 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, HeaderValue, LINK, RANGE};
 use reqwest::{Response, StatusCode};
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
 use super::credentials::credentials;
+use super::digest::{Hasher, check_digest, digest_of};
 use super::manifest::{MANIFEST_TYPES, MAX_MANIFEST};
 use crate::error::{Error, Result};
 use crate::store::RegistryPlace;
@@ -24,7 +25,7 @@ use crate::store::requests::{self, Redact};
 use crate::store::storage::check_limit;
 
 /// How often a request is sent that fails for a reason that may pass.
-const TRIES: u32 = 5;
+const TRIES: u32 = 6;
 
 /// How often a request is sent that is not answered in time.
 const TRIES_IN_VAIN: u32 = 2;
@@ -48,6 +49,8 @@ pub(super) struct Client {
     credentials: RegistryAuth,
     /// How the last request was authorized.
     authorization: Mutex<Option<Authorization>>,
+    /// If requests that write have been authorized.
+    is_authorized: AtomicBool,
     redact: Redact,
 }
 
@@ -106,7 +109,17 @@ impl Client {
         if credentials != RegistryAuth::Anonymous {
             runtime.block_on(oci.store_auth_if_needed(&host, &credentials));
         }
-        Ok(Client { oci, http, runtime, image, base, credentials, authorization: Mutex::default(), redact })
+        Ok(Client {
+            oci,
+            http,
+            runtime,
+            image,
+            base,
+            credentials,
+            authorization: Mutex::default(),
+            is_authorized: AtomicBool::new(false),
+            redact,
+        })
     }
 
     /// Returns the URL of the repository.
@@ -181,19 +194,46 @@ impl Client {
         }
     }
 
-    /// Uploads a blob unless the repository has it, and returns its digest and whether it was sent.
-    pub(super) fn push_blob(&self, bytes: bytes::Bytes) -> io::Result<(String, bool)> {
-        let digest = digest_of(&bytes);
-        let sent = self.again(|| {
-            self.runtime.block_on(async {
-                if self.oci.blob_exists(&self.image, &digest).await? {
-                    return Ok(false);
-                }
-                self.oci.push_blob(&self.image, bytes.clone(), &digest).await?;
-                Ok(true)
-            })
-        })?;
-        Ok((digest, sent))
+    /// Uploads a blob unless the repository has it, and returns its digest.
+    pub(super) fn push_blob(&self, bytes: &bytes::Bytes) -> io::Result<String> {
+        let digest = digest_of(bytes);
+        let parts = || Ok(std::iter::once(Ok(bytes.clone())));
+        self.push(&digest, bytes.len() as u64, &parts)?;
+        Ok(digest)
+    }
+
+    /// Uploads a blob of `len` bytes, which `parts` returns, unless the repository has it. Returns true if it was sent.
+    fn push<P>(&self, digest: &str, len: u64, parts: &dyn Fn() -> io::Result<P>) -> io::Result<bool>
+    where
+        P: Iterator<Item = io::Result<bytes::Bytes>> + Send + 'static,
+    {
+        self.authorize_pushes()?;
+        self.again(|| {
+            if self.runtime.block_on(self.oci.blob_exists(&self.image, digest))? {
+                return Ok(false);
+            }
+            // As a stream: of bytes the crate would panic if the registry names an invalid place for them.
+            let stream = futures_util::stream::iter(parts()?.map(|part| Ok(part?)));
+            let pushed = self.oci.push_blob_stream(&self.image, stream, digest, Some(len));
+            self.runtime.block_on(pushed)?;
+            Ok(true)
+        })
+    }
+
+    /// Gets the token for requests that write, if the registry asks for one. The crate would panic if the token is not
+    /// text.
+    fn authorize_pushes(&self) -> io::Result<()> {
+        if self.credentials == RegistryAuth::Anonymous || self.is_authorized.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let get =
+            || self.runtime.block_on(self.oci.auth(&self.image, &self.credentials, RegistryOperation::Push));
+        let token = self.again(get)?;
+        if token.is_some_and(|token| HeaderValue::from_str(&token).is_err()) {
+            return Err(io::Error::new(ErrorKind::InvalidData, "the registry's token is not text"));
+        }
+        self.is_authorized.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads a whole blob of `len` bytes into `out`, and checks its digest. Calls `advance` with the number of bytes of each
@@ -206,7 +246,7 @@ impl Client {
         advance: &dyn Fn(u64) -> io::Result<()>,
     ) -> io::Result<()> {
         const PART: u64 = 4 << 20;
-        let mut hasher = Sha256::new();
+        let mut hasher = Hasher::default();
         let mut at = 0;
         while at < len {
             let bytes = self.range(digest, at..len.min(at + PART))?;
@@ -219,10 +259,7 @@ impl Client {
             at += bytes.len() as u64;
             advance(bytes.len() as u64)?;
         }
-        match format!("sha256:{}", mif_formats::text::hex(&hasher.finalize())) == digest {
-            true => Ok(()),
-            false => Err(other_bytes(digest)),
-        }
+        hasher.check(digest)
     }
 
     /// Uploads a blob of `len` bytes that `open` reads, unless the repository has it. Returns its digest and the number of
@@ -233,23 +270,14 @@ impl Client {
         open: &dyn Fn() -> io::Result<Box<dyn Read + Send>>,
         advance: &dyn Fn(u64),
     ) -> io::Result<(String, u64)> {
-        let mut hasher = Sha256::new();
+        let mut hasher = Hasher::default();
         for part in parts(open()?) {
             hasher.update(&part?);
         }
-        let digest = format!("sha256:{}", mif_formats::text::hex(&hasher.finalize()));
-        let is_there = || self.runtime.block_on(self.oci.blob_exists(&self.image, &digest));
-        if self.again(is_there)? {
-            advance(len);
-            return Ok((digest, 0));
-        }
-        let push = || {
-            let stream = futures_util::stream::iter(parts(open()?).map(|part| Ok(part?)));
-            self.runtime.block_on(self.oci.push_blob_stream(&self.image, stream, &digest, Some(len)))
-        };
-        self.again(push)?;
+        let digest = hasher.finish();
+        let is_sent = self.push(&digest, len, &|| Ok(parts(open()?)))?;
         advance(len);
-        Ok((digest, len))
+        Ok((digest, if is_sent { len } else { 0 }))
     }
 
     /// Puts a manifest under a tag.
@@ -284,7 +312,7 @@ impl Client {
     /// at once.
     fn pause(&self, tried: u32) {
         let random = crate::store::storage::random::<1>().map_or(0, |[byte]| u64::from(byte));
-        std::thread::sleep(Duration::from_millis((100 << tried) + random));
+        std::thread::sleep(Duration::from_millis((200 << tried) + random));
     }
 
     /// Sends a request and reads the answer, or the range of it that was asked for.
@@ -321,6 +349,12 @@ impl Client {
         let most = if status.is_success() { most } else { most.min(4096) };
         let skip = match range {
             Some(range) if status == StatusCode::OK => range.start,
+            Some(range)
+                if status == StatusCode::PARTIAL_CONTENT && starts_at(&headers) != Some(range.start) =>
+            {
+                let text = "the registry answers with another part than was asked for";
+                return Err(io::Error::new(ErrorKind::InvalidData, text));
+            }
             _ => 0,
         };
         let bytes = self.body(response, skip, most, status.is_success() && range.is_none()).await?;
@@ -449,23 +483,16 @@ impl Client {
     }
 }
 
+/// Returns where a part of a body begins in the whole.
+fn starts_at(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    range.split_once('-')?.0.trim().parse().ok()
+}
+
 /// Returns true if requests without encryption are allowed.
 fn is_http_allowed() -> bool {
     let value = std::env::var("OCI_ALLOW_HTTP").unwrap_or_default();
     ["true", "1", "yes", "on"].contains(&&*value.to_lowercase())
-}
-
-/// Returns the digest by which a registry names bytes.
-pub(super) fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", mif_formats::text::hex(&Sha256::digest(bytes)))
-}
-
-fn check_digest(digest: &str, bytes: &[u8]) -> io::Result<()> {
-    if digest_of(bytes) == digest { Ok(()) } else { Err(other_bytes(digest)) }
-}
-
-fn other_bytes(digest: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("the registry answers with something else than {digest}"))
 }
 
 /// Returns what a reader reads, in parts.

@@ -11,7 +11,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::client::{Client, digest_of};
+use super::client::Client;
+use super::digest::digest_of;
 use super::manifest::{Descriptor, MANIFEST, Manifest, TITLE};
 use crate::error::{Error, Result};
 use crate::store::RegistryPlace;
@@ -185,7 +186,7 @@ pub fn push_container_disk(
         layers: vec![describe(LAYER, digest, size)],
         annotations,
     };
-    client.push_blob(config.into()).map_err(failed)?;
+    client.push_blob(&config.into()).map_err(failed)?;
     let tag = place.reference.as_deref().unwrap_or("latest");
     client.push_manifest(tag, MANIFEST, &manifest.encode()).map_err(failed)?;
     Ok(sent)

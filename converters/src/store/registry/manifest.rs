@@ -5,7 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::client::digest_of;
+use super::digest::digest_of;
 use crate::store::address::is_digest;
 
 /// The longest manifest that is read, in bytes. The specification lets registries refuse longer ones.

@@ -11,6 +11,7 @@
 mod client;
 mod container;
 mod credentials;
+mod digest;
 mod manifest;
 
 use std::collections::BTreeMap;
@@ -200,7 +201,7 @@ impl Registry {
     fn send(&self, key: &str, bytes: Vec<u8>) -> io::Result<Descriptor> {
         self.check_is_to_fill()?;
         let size = bytes.len() as u64;
-        let (digest, _) = self.client.push_blob(bytes.into())?;
+        let digest = self.client.push_blob(&bytes.into())?;
         let descriptor = Descriptor::of_file(key, &digest, size);
         self.written().insert(key.to_owned(), Written::Sent(descriptor.clone()));
         Ok(descriptor)
@@ -358,10 +359,10 @@ impl Storage for Registry {
         let file = |wanted: &str| files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
         let record = file("image.json").ok_or_else(|| io::Error::other("an image without a record"))?;
         let image: Image = serde_json::from_slice(record).map_err(io::Error::other)?;
-        self.client.push_blob(EMPTY_CONTENT.into())?;
+        self.client.push_blob(&EMPTY_CONTENT.into())?;
         let header = self.read_all(HEADER)?;
         let size = header.len() as u64;
-        let (digest, _) = self.client.push_blob(header.into())?;
+        let digest = self.client.push_blob(&header.into())?;
         let mut layers = vec![Descriptor::of_file(HEADER, &digest, size)];
         // A registry refuses empty blobs. Of these files, only a list of no packs is empty.
         for (name, bytes) in files.iter().filter(|(_, bytes)| !bytes.is_empty()) {
@@ -501,7 +502,7 @@ impl Write for PackUpload {
 impl Upload for PackUpload {
     fn finish(self: Box<Self>) -> io::Result<bool> {
         let size = self.bytes.len() as u64;
-        let (digest, _) = self.client.push_blob(self.bytes.into())?;
+        let digest = self.client.push_blob(&self.bytes.into())?;
         let descriptor = Descriptor::of_file(&self.key, &digest, size);
         self.written
             .lock()
