@@ -80,8 +80,10 @@ pub struct Hardware {
     pub firmware: &'static [Firmware],
     /// The controllers that it offers for the system's disk, by name; the default first.
     pub disks: &'static [&'static str],
-    /// Controllers of which its UEFI firmware is not known to start.
+    /// Controllers that its UEFI firmware has no driver of.
     pub not_by_uefi: &'static [&'static str],
+    /// Controllers that only some builds of its UEFI firmware have a driver of.
+    pub unsure_by_uefi: &'static [&'static str],
     /// Controllers whose disks can have logical sectors of 4096 bytes.
     pub large_sectors: &'static [&'static str],
     /// The network cards, by name; the default first.
@@ -153,7 +155,8 @@ const QEMU_DISKS: &[&str] = &[
     "mptsas",
     "megasas",
 ];
-/// OVMF has no driver of these, or only if it is built with it; Debian's is not.
+/// OVMF has drivers of these only if it is built with them; by default it is not.
+const OVMF_OPTIONS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas"];
 const OVMF_LACKS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas", "megasas"];
 /// Its IDE disks have sectors of 512 bytes; the others have the property `logical_block_size`.
 const QEMU_LARGE: &[&str] =
@@ -167,7 +170,8 @@ const VMWARE_CONTROLLERS: (&str, &str) = (
     "https://knowledge.broadcom.com/external/article/324973",
 );
 const OVMF: (&str, &str) = (
-    "OVMF reads disks on virtio, NVMe, AHCI and IDE; its drivers of PVSCSI, MPT and LSI controllers depend on the build.",
+    "OVMF reads disks on virtio, NVMe, AHCI and IDE; its drivers of PVSCSI, MPT and LSI controllers are built only if that \
+     is asked for, and it has none of MegaRAID.",
     "https://github.com/tianocore/edk2/blob/master/OvmfPkg/OvmfPkgX64.dsc",
 );
 
@@ -176,7 +180,8 @@ const QEMU_MACHINE: Hardware = Hardware {
     target: "qemu",
     firmware: &[Bios, Uefi],
     disks: QEMU_DISKS,
-    not_by_uefi: OVMF_LACKS,
+    not_by_uefi: &["megasas"],
+    unsure_by_uefi: OVMF_OPTIONS,
     large_sectors: QEMU_LARGE,
     cards: QEMU_CARDS,
     serial: false,
@@ -189,6 +194,7 @@ const VMWARE_MACHINE: Hardware = Hardware {
     firmware: &[Bios, Uefi],
     disks: VMWARE_DISKS,
     not_by_uefi: &[],
+    unsure_by_uefi: &[],
     large_sectors: &[],
     cards: &["vmxnet3", "e1000e", "e1000"],
     serial: false,
@@ -200,6 +206,8 @@ const VMWARE_MACHINE: Hardware = Hardware {
 pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "qemu",
+        not_by_uefi: OVMF_LACKS,
+        unsure_by_uefi: &[],
         sources: &[
             (
                 "SeaBIOS is the default firmware of PCs, and reads every controller here.",
@@ -235,6 +243,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["ahci", "ide", "mptspi", "mptsas", "virtio-scsi", "nvme"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &[],
         cards: &["e1000", "pcnet32", "virtio_net"],
         serial: false,
@@ -267,6 +276,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Uefi, Bios],
         disks: &["hv_storvsc", "ide"],
         not_by_uefi: &["ide"],
+        unsure_by_uefi: &[],
         large_sectors: &["hv_storvsc"],
         cards: &["hv_netvsc"],
         serial: false,
@@ -281,6 +291,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["hv_storvsc", "nvme"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &[],
         cards: &["hv_netvsc"],
         serial: true,
@@ -301,6 +312,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["nvme", "xen-blkfront"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &[],
         cards: &["ena", "xen-netfront"],
         serial: true,
@@ -321,6 +333,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["virtio-scsi", "nvme"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &[],
         cards: &["virtio_net", "gve"],
         serial: true,
@@ -352,6 +365,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["virtio-blk", "ahci", "virtio-scsi"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &["virtio-blk", "virtio-scsi"],
         cards: &["virtio_net", "e1000", "e1000e", "pcnet32"],
         serial: true,
@@ -366,6 +380,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Uefi, Bios],
         disks: &["virtio-blk"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &[],
         cards: &["virtio_net"],
         serial: true,
@@ -380,6 +395,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["virtio-blk", "virtio-scsi", "ahci", "ide"],
         not_by_uefi: &[],
+        unsure_by_uefi: &[],
         large_sectors: &[],
         cards: &["virtio_net", "e1000"],
         serial: false,

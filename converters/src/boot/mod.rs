@@ -54,12 +54,16 @@ pub(crate) fn judge(look: &Look<'_>, machine: &Machine) -> Findings {
     let architecture = first.and_then(|root| architecture(look, root)).unwrap_or_else(|| "x86_64".to_owned());
     table::judge(look, machine, &mut findings);
     let Machine { hardware, firmware, controller, card } = *machine;
-    if firmware == Firmware::Uefi && hardware.not_by_uefi.contains(&controller.name) {
-        findings.unknown(
-            Subject::Firmware,
-            format!("a disk on {}", controller.name),
-            format!("{} is not known to start from it by UEFI", hardware.target),
-        );
+    if firmware == Firmware::Uefi {
+        let (on, target) = (format!("a disk on {}", controller.name), hardware.target);
+        if hardware.not_by_uefi.contains(&controller.name) {
+            findings
+                .bad(Subject::Firmware, on, format!("the UEFI firmware of {target} has no driver of it"))
+                .advise("Choose another controller (`--disk`), or `--firmware bios` where there is one.");
+        } else if hardware.unsure_by_uefi.contains(&controller.name) {
+            let reason = format!("not every UEFI firmware of {target} has a driver of it");
+            findings.unknown(Subject::Firmware, on, reason);
+        }
     }
     let loader = firmware::start(look, firmware, &architecture, &mut findings);
     let booting = loader.and_then(|loader| loader::boots(look, &loader, &mut findings));

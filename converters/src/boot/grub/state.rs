@@ -237,12 +237,17 @@ impl<'l> Grub<'l> {
                 doubts.push(format!("GRUB's core image lacks the module {module}, which reads {volume}"));
             }
         }
-        // Released with GRUB 2.12; distributions brought them into older ones.
-        let late = ["metadata_csum_seed", "nrext64", "bigtime", "large_dir"];
-        let new = info.features.iter().find(|feature| late.contains(&&feature[..]));
-        if let Some(feature) = new
-            && self.version().is_none_or(|(major, minor)| (major, minor) < (2, 12))
-        {
+        // The releases that brought them; distributions brought them into older ones too.
+        let late = [
+            ("bigtime", (2, 6)),
+            ("metadata_csum_seed", (2, 12)),
+            ("nrext64", (2, 12)),
+            ("large_dir", (2, 12)),
+        ];
+        let version = self.version();
+        let is_late =
+            |feature: &str| late.iter().any(|(name, since)| *name == feature && version < Some(*since));
+        if let Some(feature) = info.features.iter().find(|feature| is_late(feature)) {
             doubts.push(format!("{volume} has the feature {feature}, which not every GRUB reads"));
         }
         doubts
