@@ -12,7 +12,10 @@ mod client;
 mod container;
 mod credentials;
 mod digest;
+mod files;
 mod manifest;
+mod push;
+mod read;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -24,6 +27,7 @@ use mif_formats::container::Access;
 
 use self::client::Client;
 pub use self::container::{ContainerDisk, ForeignImage, push_container_disk};
+use self::files::Files;
 use self::manifest::{Descriptor, EMPTY_CONTENT, MANIFEST, MAX_MANIFEST, Manifest};
 use super::RegistryPlace;
 use super::header::{self, HEADER};
@@ -34,15 +38,9 @@ use super::requests::{self, Blocks, Cache, Ranges};
 use super::storage::{Entries, Lock, Storage, Upload, check_limit, max_len};
 use super::stored_image::PACKS;
 use crate::error::{Error, Result};
-use crate::task::pool::{in_parallel, with_threads};
-use crate::task::progress::Silent;
 
 /// The size in bytes at which a pack is finished: it is kept in memory until it is sent.
 const PACK: u64 = 64 << 20;
-
-/// The most tags of a repository that are looked at, and so many at a time.
-const MAX_TAGS: usize = 10_000;
-const PARALLEL: usize = 8;
 
 /// What stands for all registries in the cache: a digest that was checked names the same bytes in all of them.
 const ANY_PLACE: &str = "oci";
@@ -62,15 +60,6 @@ pub(super) struct Registry {
     /// What the next packs are named after.
     expected: Mutex<Option<[u8; 32]>>,
     packs: AtomicU64,
-}
-
-/// The files of images in the repository.
-#[derive(Default)]
-struct Files {
-    /// By their keys. `None` if tags have different files with the same key.
-    by_key: BTreeMap<String, Option<Descriptor>>,
-    /// The headers of the images' stores.
-    headers: BTreeMap<String, Descriptor>,
 }
 
 /// A file that was written.
@@ -115,49 +104,8 @@ impl Registry {
         if let Some(found) = self.found.get() {
             return Ok(found);
         }
-        let found = self.look()?;
+        let found = Files::read(&self.client, &self.place, self.is_to_fill)?;
         Ok(self.found.get_or_init(|| found))
-    }
-
-    fn look(&self) -> io::Result<Files> {
-        let mut files = Files::default();
-        if let (Some(reference), false) = (&self.place.reference, self.is_to_fill) {
-            match self.manifest(reference)? {
-                Some(manifest) => files.add(&manifest, |_| true),
-                None => {
-                    return Err(io::Error::new(ErrorKind::NotFound, "the registry has no such image"));
-                }
-            }
-            return Ok(files);
-        }
-        let tags = self.client.tags()?;
-        if tags.len() > MAX_TAGS {
-            let text = format!("the repository has more than {MAX_TAGS} tags; name one");
-            return Err(io::Error::new(ErrorKind::InvalidInput, text));
-        }
-        let read = || in_parallel(&tags, &Silent, |tag| Ok((tag, self.manifest(tag))));
-        for (tag, manifest) in with_threads(PARALLEL, read).map_err(io::Error::other)? {
-            let Some(manifest) = manifest? else { continue };
-            // A tag that is filled may name another image afterwards; objects are shared with all.
-            let is_meant = self.place.reference.as_ref().is_none_or(|reference| reference == tag);
-            files.add(&manifest, |key| is_meant || !key.starts_with("images/"));
-        }
-        Ok(files)
-    }
-
-    /// Reads the manifest of an image of this program; `None` if the reference names something else, or nothing.
-    fn manifest(&self, reference: &str) -> io::Result<Option<Manifest>> {
-        let Some(bytes) = self.client.manifest(reference)? else { return Ok(None) };
-        let of_reference = |e: io::Error| io::Error::new(e.kind(), format!("{reference}: {e}"));
-        let found = Manifest::parse_store(&bytes).map_err(of_reference)?;
-        let is_meant = self.place.reference.as_deref() == Some(reference);
-        match found {
-            None if is_meant => Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                "the registry has something else under this name than an image of mif",
-            )),
-            found => Ok(found),
-        }
     }
 
     /// Returns the blob of a file.
@@ -223,22 +171,6 @@ impl Registry {
         }
         self.written().insert(key.to_owned(), Written::Kept(bytes.to_vec()));
         Ok(true)
-    }
-}
-
-impl Files {
-    /// Adds the files of an image that are meant.
-    fn add(&mut self, manifest: &Manifest, is_meant: impl Fn(&str) -> bool) {
-        for (key, descriptor) in manifest.files().filter(|(key, _)| is_meant(key)) {
-            if key == HEADER {
-                self.headers.insert(descriptor.digest.clone(), descriptor.clone());
-                continue;
-            }
-            let found = self.by_key.entry(key.to_owned()).or_insert_with(|| Some(descriptor.clone()));
-            if found.as_ref().is_some_and(|other| other.digest != descriptor.digest) {
-                *found = None;
-            }
-        }
     }
 }
 
@@ -524,16 +456,5 @@ mod tests {
         for name in ["_x", "+x", &"x".repeat(128)] {
             assert!(address::is_tag(&tag(name)), "{name}: {}", tag(name));
         }
-    }
-
-    #[test]
-    fn of_two_images_under_one_name_neither_is_taken_for_the_other() {
-        let file = |key: &str, digest: &str| Descriptor::of_file(key, digest, 1);
-        let manifest = |layers| Manifest::of_store(layers, BTreeMap::new());
-        let mut files = Files::default();
-        files.add(&manifest(vec![file("images/a", "1"), file("packs/a", "2"), file(HEADER, "3")]), |_| true);
-        files.add(&manifest(vec![file("images/a", "4"), file("packs/a", "2"), file(HEADER, "5")]), |_| true);
-        assert!(files.by_key["images/a"].is_none() && files.by_key["packs/a"].is_some());
-        assert_eq!(files.headers.len(), 2);
     }
 }
