@@ -36,6 +36,8 @@ pub enum Answer {
     Slow(Duration),
     /// Passes it on without its condition.
     IgnoreCondition,
+    /// Passes it on for another range: so many bytes further on, or without any.
+    OtherRange(Option<u64>),
 }
 
 type Rule = Box<dyn Fn(&Request) -> Answer + Send + Sync>;
@@ -155,6 +157,7 @@ impl Shared {
                 !line.is_empty() && !is_dropped
             })
             .collect();
+        let kept: Vec<String> = kept.into_iter().filter_map(|line| other_range(line, &answer)).collect();
         let head = format!("{}\r\nConnection: close\r\n\r\n", kept.join("\r\n"));
         let order = is_conditional.then(|| self.conditional.lock().expect("not poisoned"));
         let reply = forward(self.port, head.as_bytes(), body)?;
@@ -182,6 +185,17 @@ impl Shared {
         client.write_all(&reply).ok()?;
         None
     }
+}
+
+/// Changes the line of a head that asks for a range, if the answer is to be for another one. `None` leaves it out.
+fn other_range(line: &str, answer: &Answer) -> Option<String> {
+    let Answer::OtherRange(shift) = answer else { return Some(line.to_owned()) };
+    let lower = line.to_lowercase();
+    let Some((from, to)) = lower.strip_prefix("range: bytes=").and_then(|range| range.split_once('-')) else {
+        return Some(line.to_owned());
+    };
+    let (from, to) = (from.parse::<u64>().ok()?, to.parse::<u64>().ok()?);
+    shift.map(|shift| format!("Range: bytes={}-{}", from + shift, to + shift))
 }
 
 /// Sends a request and reads the answer until the server closes the connection.
