@@ -157,6 +157,7 @@ const QEMU_DISKS: &[&str] = &[
 ];
 /// OVMF has drivers of these only if it is built with them; by default it is not.
 const OVMF_OPTIONS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas"];
+/// What OVMF as it is built by default has no driver of.
 const OVMF_LACKS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas", "megasas"];
 /// Its IDE disks have sectors of 512 bytes; the others have the property `logical_block_size`.
 const QEMU_LARGE: &[&str] =

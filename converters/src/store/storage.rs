@@ -63,6 +63,14 @@ pub(super) fn check_limit(len: u64, most: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the bytes that were read of a file, if they are as many as the index says.
+pub(super) fn exactly(bytes: Vec<u8>, len: u64) -> io::Result<Vec<u8>> {
+    match bytes.len() as u64 == len {
+        true => Ok(bytes),
+        false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its index says")),
+    }
+}
+
 /// Returns unpredictable bytes.
 pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];

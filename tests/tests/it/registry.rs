@@ -49,6 +49,12 @@ impl Lab {
         run(&mut self.mif(store, words))
     }
 
+    /// Imports a disk of noise into the store `one` as `noise`.
+    fn import_noise(&self, len: usize) {
+        fs::write(self.work.at("noise.raw"), mif_tests::disk::noise(3, len)).unwrap();
+        self.run("one", &["import", "noise.raw"]);
+    }
+
     fn json(&self, store: &str, words: &[&str]) -> Value {
         serde_json::from_str(&run(self.mif(store, words).arg("--json"))).unwrap()
     }
@@ -207,9 +213,7 @@ fn verbs_read_images_in_a_registry_and_what_would_change_them_is_refused_in_word
 #[test]
 fn what_fails_on_the_way_to_a_registry_is_tried_again_or_said_and_never_half_there() {
     let Some(lab) = Lab::new(None) else { return };
-    let noise = mif_tests::disk::noise(3, 3 << 20);
-    fs::write(lab.work.at("noise.raw"), noise).unwrap();
-    lab.run("one", &["import", "noise.raw"]);
+    lab.import_noise(3 << 20);
     for (number, answer) in
         [Answer::Status(503), Answer::Status(429), Answer::CutBody, Answer::LoseReply].into_iter().enumerate()
     {
@@ -343,7 +347,7 @@ fn kubevirt_gets_a_container_disk_and_what_others_push_is_pulled() {
     let config: Value =
         serde_json::from_slice(&fs::read(blob(&lab.work.at("kv"), &manifest["config"])).unwrap()).unwrap();
     assert_eq!((&config["os"], &config["rootfs"]["diff_ids"][0]), (&"linux".into(), &layer["digest"]));
-    // Back, and the same disk again is no new version.
+    // Pull it back. Pulling the same disk again makes no new version.
     lab.run("two", &["pull", &url, "--name", "pulled"]);
     lab.same("two", "pulled", "demo@1");
     let again = lab.json("two", &["pull", &url, "--name", "pulled"]);
@@ -419,9 +423,7 @@ image("document", [("text/markdown", b"# Read me\n" * 100, {"org.opencontainers.
 #[test]
 fn blobs_elsewhere_are_read_in_parts_and_without_the_credentials() {
     let Some(lab) = Lab::new(None) else { return };
-    let noise = mif_tests::disk::noise(5, 9 << 20);
-    fs::write(lab.work.at("noise.raw"), noise).unwrap();
-    lab.run("one", &["import", "noise.raw"]);
+    lab.import_noise(9 << 20);
     lab.run("one", &["push", "noise", &lab.registry.url("images:v1")]);
     let target = lab.registry.host();
     // Asks for a password, and has its blobs on another host: as registries with a CDN.

@@ -93,8 +93,7 @@ fn check_endpoint(place: &BucketPlace, variable: &dyn Fn(&str) -> Option<String>
     let endpoint =
         ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|name| variable(name));
     let is_plain = endpoint.is_some_and(|url| url.to_ascii_lowercase().starts_with("http://"));
-    let is_allowed = variable("AWS_ALLOW_HTTP")
-        .is_some_and(|value| ["true", "1", "yes", "on"].contains(&&*value.to_lowercase()));
+    let is_allowed = variable("AWS_ALLOW_HTTP").is_some_and(|value| requests::is_yes(&value));
     if place.service == Service::S3 && is_plain && !is_allowed {
         return Err(Error::usage(format!("{place}: the endpoint is http, which is not encrypted"))
             .advise("Use an https endpoint, or set AWS_ALLOW_HTTP=true"));

@@ -32,7 +32,7 @@ pub use self::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag};
 use self::blobs::{put_absent, put_unchanged};
 use self::leases::{Leases, Owner};
 use super::requests::{Blocks, Cache, Ranges};
-use super::storage::{Entries, Lock, Storage, TOP, Upload, check_len, is_given, max_len};
+use super::storage::{Entries, Lock, Storage, TOP, Upload, check_len, exactly, is_given, max_len};
 
 /// The name of a claim in the directory of a version.
 const CLAIM: &str = "claim";
@@ -221,12 +221,7 @@ impl Storage for Bucket {
             true => self.blocks.read(key, range)?,
             false => self.blobs.get(key, Some(range), len)?.bytes,
         };
-        match bytes.len() as u64 == len {
-            true => Ok(bytes),
-            false => {
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its index says"))
-            }
-        }
+        exactly(bytes, len)
     }
 
     fn len(&self, key: &str) -> io::Result<u64> {

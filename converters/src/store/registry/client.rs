@@ -52,7 +52,7 @@ pub(super) enum Authorization {
     Password(String, String),
 }
 
-/// What was read of an answer.
+/// A response: its status, its headers, and the part of its body that was read.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -63,11 +63,11 @@ impl Client {
     pub(super) fn new(place: &RegistryPlace) -> Result<Self> {
         let runtime = requests::runtime()?;
         let mut redact = requests::redact();
+        let (host, repository) = (place.host.clone(), place.repository.clone());
         let reference = place.reference.clone().unwrap_or_else(|| "latest".into());
-        let of_tag = || Reference::with_tag(place.host.clone(), place.repository.clone(), reference.clone());
         let image = match place.is_digest() {
-            true => Reference::with_digest(place.host.clone(), place.repository.clone(), reference.clone()),
-            false => of_tag(),
+            true => Reference::with_digest(host, repository, reference),
+            false => Reference::with_tag(host, repository, reference),
         };
         let host = image.resolve_registry().to_owned();
         let credentials = credentials(&host, place)?;
@@ -75,7 +75,7 @@ impl Client {
             RegistryAuth::Basic(_, secret) | RegistryAuth::Bearer(secret) => redact.also(secret),
             RegistryAuth::Anonymous => {}
         }
-        let is_plain = is_http_allowed();
+        let is_plain = std::env::var("OCI_ALLOW_HTTP").is_ok_and(|value| requests::is_yes(&value));
         let config = ClientConfig {
             protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
             read_timeout: Some(TIMEOUT),
@@ -198,12 +198,6 @@ impl Client {
         };
         io::Error::new(kind, self.redact.clean(&text))
     }
-}
-
-/// Returns true if requests without encryption are allowed.
-fn is_http_allowed() -> bool {
-    let value = std::env::var("OCI_ALLOW_HTTP").unwrap_or_default();
-    ["true", "1", "yes", "on"].contains(&&*value.to_lowercase())
 }
 
 /// Returns true if a request that failed so is worth another attempt, after `tried`.

@@ -11,7 +11,7 @@ use crate::store::RegistryPlace;
 /// The name under which docker keeps the credentials of its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-/// The user of Azure's registries who has an identity token for a password.
+/// The user name with which Azure's registries accept an identity token as the password.
 const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Returns the credentials for a registry from podman's file, or else from docker's or one of its helpers.

@@ -35,9 +35,10 @@ use super::pack_index::{index_key, pack_key};
 use super::pack_list;
 use super::record::Image;
 use super::requests::{self, Blocks, Cache, Ranges};
-use super::storage::{Entries, Lock, Storage, Upload, check_limit, max_len};
+use super::storage::{Entries, Lock, Storage, Upload, check_limit, exactly, max_len};
 use super::stored_image::PACKS;
 use crate::error::{Error, Result};
+use crate::notation::seconds_text;
 
 /// The size in bytes at which a pack is finished: it is kept in memory until it is sent.
 const PACK: u64 = 64 << 20;
@@ -148,9 +149,7 @@ impl Registry {
     /// Sends a file.
     fn send(&self, key: &str, bytes: Vec<u8>) -> io::Result<Descriptor> {
         self.check_is_to_fill()?;
-        let size = bytes.len() as u64;
-        let digest = self.client.push_blob(&bytes.into())?;
-        let descriptor = Descriptor::of_file(key, &digest, size);
+        let descriptor = push_file(&self.client, key, bytes)?;
         self.written().insert(key.to_owned(), Written::Sent(descriptor.clone()));
         Ok(descriptor)
     }
@@ -174,6 +173,13 @@ impl Registry {
     }
 }
 
+/// Sends a file of the store.
+fn push_file(client: &Client, key: &str, bytes: Vec<u8>) -> io::Result<Descriptor> {
+    let size = bytes.len() as u64;
+    let digest = client.push_blob(&bytes.into())?;
+    Ok(Descriptor::of_file(key, &digest, size))
+}
+
 fn unsupported(text: &str) -> io::Error {
     io::Error::new(ErrorKind::Unsupported, text)
 }
@@ -188,11 +194,8 @@ fn tag_of(image: &Image) -> String {
 
 /// Returns what a registry shows of an image: the annotations that the OCI image specification names, and our own.
 fn annotations(image: &Image) -> BTreeMap<String, String> {
-    let seconds = i64::try_from(image.provenance.time).ok();
-    let created = seconds.and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
-    let created = created.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
     let of_oci = [
-        ("created", created),
+        ("created", Some(seconds_text(image.provenance.time))),
         ("title", Some(image.name.clone())),
         ("version", Some(image.version.to_string())),
     ];
@@ -223,14 +226,16 @@ impl Storage for Registry {
 
     fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
         let len = range.end.saturating_sub(range.start);
-        let short = || io::Error::new(ErrorKind::UnexpectedEof, "the file is shorter than its index says");
-        if !key.starts_with("packs/") {
-            let bytes = self.read_all(key)?;
-            let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-            return range.and_then(|(start, end)| Some(bytes.get(start..end)?.to_vec())).ok_or_else(short);
-        }
-        let bytes = self.blocks.read(&self.descriptor(key)?.digest, range)?;
-        if bytes.len() as u64 == len { Ok(bytes) } else { Err(short()) }
+        let bytes = match key.starts_with("packs/") {
+            true => self.blocks.read(&self.descriptor(key)?.digest, range)?,
+            false => {
+                let whole = self.read_all(key)?;
+                let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+                let part = range.and_then(|(start, end)| whole.get(start..end));
+                part.unwrap_or_default().to_vec()
+            }
+        };
+        exactly(bytes, len)
     }
 
     fn len(&self, key: &str) -> io::Result<u64> {
@@ -292,18 +297,14 @@ impl Storage for Registry {
         let record = file("image.json").ok_or_else(|| io::Error::other("an image without a record"))?;
         let image: Image = serde_json::from_slice(record).map_err(io::Error::other)?;
         self.client.push_blob(&EMPTY_CONTENT.into())?;
-        let header = self.read_all(HEADER)?;
-        let size = header.len() as u64;
-        let digest = self.client.push_blob(&header.into())?;
-        let mut layers = vec![Descriptor::of_file(HEADER, &digest, size)];
+        let mut layers = vec![push_file(&self.client, HEADER, self.read_all(HEADER)?)?];
         // A registry refuses empty blobs. Of these files, only a list of no packs is empty.
         for (name, bytes) in files.iter().filter(|(_, bytes)| !bytes.is_empty()) {
             layers.push(self.send(&format!("{folder}/{name}"), bytes.to_vec())?);
         }
         for pack in pack_list::decode(file(PACKS).unwrap_or_default()) {
             for key in [index_key(&pack), pack_key(&pack)] {
-                let Descriptor { digest, size, .. } = self.descriptor(&key)?;
-                layers.push(Descriptor::of_file(&key, &digest, size));
+                layers.push(self.descriptor(&key)?);
             }
         }
         let manifest = Manifest::of_store(layers, annotations(&image)).encode();
@@ -433,9 +434,7 @@ impl Write for PackUpload {
 
 impl Upload for PackUpload {
     fn finish(self: Box<Self>) -> io::Result<bool> {
-        let size = self.bytes.len() as u64;
-        let digest = self.client.push_blob(&self.bytes.into())?;
-        let descriptor = Descriptor::of_file(&self.key, &digest, size);
+        let descriptor = push_file(&self.client, &self.key, self.bytes)?;
         self.written
             .lock()
             .expect("no thread panics while it holds this")

@@ -11,7 +11,7 @@ pub(super) use self::cache::Cache;
 #[cfg(feature = "remote")]
 pub(super) use self::{
     redact::Redact,
-    remote::{cache, redact, runtime, variables},
+    remote::{cache, is_yes, redact, runtime, variables},
 };
 
 #[cfg(feature = "remote")]
@@ -32,6 +32,11 @@ mod remote {
     pub(in crate::store) fn variables() -> impl Iterator<Item = (String, String)> {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    }
+
+    /// Returns true if the value of a variable switches something on.
+    pub(in crate::store) fn is_yes(value: &str) -> bool {
+        ["true", "1", "yes", "on"].contains(&&*value.to_lowercase())
     }
 
     /// Returns what keeps the secrets of the environment out of messages.

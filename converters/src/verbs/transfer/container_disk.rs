@@ -9,9 +9,9 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::host::temporary;
 use crate::image::{OpenImage, Origin};
+use crate::notation::seconds_text;
 use crate::store::{
-    ContainerDisk, ForeignImage, ImageName, ObjectWriter, RegistryPlace, Store, check_name,
-    push_container_disk,
+    ContainerDisk, ForeignImage, Image, ImageName, ObjectWriter, RegistryPlace, Store, push_container_disk,
 };
 use crate::task::progress::Progress;
 use crate::verbs::inspect::info;
@@ -56,19 +56,13 @@ pub fn push_for_kubevirt(
     let exported = export(image, &path, options, progress)?;
     let (title, version, created) = match &image.origin {
         Origin::Stored { stored, .. } => {
-            let seconds = i64::try_from(stored.image.provenance.time).ok();
-            let created = seconds.and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
-            (stored.image.name.clone(), stored.image.version, created)
+            let Image { name, version, provenance, .. } = &stored.image;
+            (name.clone(), *version, Some(seconds_text(provenance.time)))
         }
         Origin::File { .. } => (ImageName::like(&container::stem(Path::new(&image.label))), 1, None),
     };
-    let disk = ContainerDisk {
-        disk: &path,
-        name: "disk.qcow2",
-        architecture,
-        created: created.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
-        title: (&title, version),
-    };
+    let disk =
+        ContainerDisk { disk: &path, name: "disk.qcow2", architecture, created, title: (&title, version) };
     let bytes_sent = push_container_disk(place, &disk, progress)?;
     Ok(ContainerDiskReport {
         image: image.label.clone(),
@@ -88,10 +82,7 @@ pub fn pull_foreign(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImportReport> {
-    let name = match &options.name {
-        Some(name) => check_name(name).map(|()| name.clone())?,
-        None => ImageName::like(place.repository.rsplit('/').next().unwrap_or_default()),
-    };
+    let name = options.name_or(place.repository.rsplit('/').next().unwrap_or_default())?;
     let directory = temporary::directory()?;
     let mut problem = None;
     for layer in (0..image.layers()).rev() {

@@ -24,8 +24,8 @@ use crate::disk::scan::ScannedVolume;
 use crate::error::{Error, Result};
 use crate::ingest::import_disk;
 use crate::store::{
-    Counts, Image, ImageName, ObjectWriter, PACKAGES, Provenance, SourceFile, Store, StoredImage,
-    WriterStats, check_name, features_of, tables_of,
+    Counts, Image, ObjectWriter, PACKAGES, Provenance, SourceFile, Store, StoredImage, WriterStats,
+    features_of, tables_of,
 };
 use crate::task::progress::Progress;
 
@@ -73,10 +73,7 @@ pub fn import(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImportReport> {
-    let name = match &options.name {
-        Some(name) => check_name(name).map(|()| name.clone())?,
-        None => ImageName::like(&container::stem(path)),
-    };
+    let name = options.name_or(&container::stem(path))?;
     progress.stage("opening", 0);
     let disk = container::open_observed(path, &options.open, progress)?;
     // Before anything is read: a file that changes meanwhile must not be recognised as unchanged later.

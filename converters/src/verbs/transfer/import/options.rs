@@ -4,7 +4,8 @@ use std::path::Path;
 
 use mif_formats::container::{Disk, OpenOptions};
 
-use crate::store::SourceFile;
+use crate::error::Result;
+use crate::store::{ImageName, SourceFile, check_name};
 
 /// Options of `import`.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +24,16 @@ pub struct ImportOptions {
     pub threads: Option<usize>,
     /// The command line, for the image's record.
     pub command: Vec<String>,
+}
+
+impl ImportOptions {
+    /// Returns the name, or without one a valid name like `default`. Fails if the name is not valid.
+    pub(crate) fn name_or(&self, default: &str) -> Result<String> {
+        match &self.name {
+            Some(name) => check_name(name).map(|()| name.clone()),
+            None => Ok(ImageName::like(default)),
+        }
+    }
 }
 
 /// A container opened for import.
