@@ -1,5 +1,8 @@
 //! Batches that several processes divide among themselves: by shards, and by claims.
 
+mod engines;
+mod library;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
