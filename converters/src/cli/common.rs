@@ -126,7 +126,7 @@ pub(super) enum ImageKey {
 const WHICH: &str = "Which images";
 
 /// Which images of the store a verb works on.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 pub(super) struct Filter {
     /// Only images whose name matches this pattern; can be given several times
     #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
@@ -152,6 +152,11 @@ impl Filter {
     pub(super) fn images(self) -> ImageFilter {
         let Filter { only, tagged, system, older_than, newer_than, disk_size } = self;
         ImageFilter { names: only, tags: tagged, systems: system, older_than, newer_than, disk_size }
+    }
+
+    /// Returns true if every image matches.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clone().images().is_empty()
     }
 
     /// Does the same where the user may name an image instead. Fails if there are both.

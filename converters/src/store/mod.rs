@@ -56,7 +56,7 @@ mod writer;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-pub use self::address::{BucketPlace, RegistryPlace, Service};
+pub use self::address::{BucketPlace, DiskForm, RegistryPlace, Service};
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;

@@ -55,9 +55,11 @@ fn start(mut command: Command, words: &[&str]) -> Child {
 /// Returns the exit code and the events of a command that has ended.
 fn ended(child: Child) -> (i32, Vec<Value>) {
     let output = child.wait_with_output().unwrap();
+    // Shown if the test fails.
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let events = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    (output.status.code().unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr))), events)
+    (output.status.code().expect("it was not killed"), events)
 }
 
 /// Returns how often each image ended with each event.
