@@ -27,6 +27,8 @@ fn library() -> Option<(WorkFolder, Vec<String>)> {
         run(&mut work.mif(&["export", &name, &format!("library/{name}.{suffix}")]));
         names.push(name);
     }
+    // Only the files are needed. Checking this store with the second reader would take minutes.
+    std::fs::remove_dir_all(work.at("store")).unwrap();
     Some((work, names))
 }
 
