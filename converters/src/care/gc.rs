@@ -17,6 +17,7 @@ use mif_formats::mif::pack::{IndexEntry, PackWriter};
 use mif_formats::mif::{ObjectId, PackId};
 use serde::Serialize;
 
+use crate::catalog::{self, Opened};
 use crate::error::{Error, Result, readable};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
@@ -98,6 +99,8 @@ pub struct GcReport {
     pub stray_indexes: u64,
     /// Unfinished files that were deleted.
     pub unfinished: u64,
+    /// Files of the catalog that were deleted, because no query uses them any more.
+    pub catalog_files: u64,
     /// Bytes of packs before and after.
     pub pack_bytes: [u64; 2],
     /// Bytes of unneeded objects that stay because they are a small part of their packs.
@@ -130,6 +133,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
             }
             store.remove_version(name, *version)?;
         }
+        catalog::forget_removed(store)?;
         store.finish_removals()?;
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
@@ -148,6 +152,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
         report.pack_bytes = [total(packs.iter().map(|pack| pack.bytes)); 2];
     }
     sweep.unfinished(&mut report)?;
+    sweep.catalog(&mut report)?;
     report.strangers = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?.0;
     report.whole = report.damaged.is_empty() && report.warnings.is_empty();
     Ok(report)
@@ -733,6 +738,17 @@ impl Sweep<'_> {
             begun.into_iter().filter(|(_, epoch)| *epoch < oldest).map(|(name, _)| name).collect();
         report.unfinished = left.len() as u64;
         left.into_iter().try_for_each(|name| self.delete(&format!("tmp/{name}")))
+    }
+
+    /// Deletes files of the catalog that it does not need.
+    fn catalog(&self, report: &mut GcReport) -> Result<()> {
+        let kept = match catalog::open(self.storage)? {
+            Opened::Catalog(coverage) => coverage.segments.into_keys().collect(),
+            Opened::None | Opened::Damaged(_) => BTreeSet::new(),
+            Opened::Newer(_) => return Ok(()),
+        };
+        report.catalog_files = catalog::sweep(self.store, &kept, self.dry_run)?;
+        Ok(())
     }
 
     fn delete(&self, key: &str) -> Result<()> {

@@ -395,6 +395,7 @@ impl Command {
                 matches!(
                     library,
                     Library::Gc { .. }
+                        | Library::Catalog { .. }
                         | Library::Fsck { .. }
                         | Library::Rm { .. }
                         | Library::Tag { .. }
@@ -411,7 +412,10 @@ impl Command {
         match self {
             Command::Install(_) => true,
             Command::Library(library) => {
-                !matches!(library, Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. })
+                !matches!(
+                    library,
+                    Library::Catalog { .. } | Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. }
+                )
             }
             Command::Check(_) => true,
             verb => verb.only_reads(),

@@ -6,6 +6,7 @@ mod group;
 mod guarded;
 mod limits;
 mod pages;
+mod values;
 
 use std::io::Write;
 
@@ -17,6 +18,7 @@ use parquet::file::writer::SerializedRowGroupWriter;
 pub use self::group::Group;
 pub(super) use self::group::Table;
 pub(super) use self::guarded::broken;
+pub(super) use self::values::{Values, write_values};
 pub(super) use self::limits::GROUP_ROWS_MAX;
 pub(super) use self::limits::{GROUP_BYTES_MAX, VALUE_COST};
 use crate::error::{Result, at};
