@@ -118,7 +118,7 @@ pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
 pub use verbs::library::page::{DirectoryBytes, LargeContent, PageReport, page};
 pub use verbs::library::rm::{RmOptions, RmReport, rm};
 pub use verbs::library::stats::{FileBytes, Growth, ImageShare, Similarity, StatsReport, stats};
-pub use verbs::library::status::{Checked, StatusReport, status};
+pub use verbs::library::status::{CatalogStatus, Checked, StatusReport, status};
 #[cfg(feature = "remote")]
 pub use verbs::transfer::container_disk::{ContainerDiskReport, pull_foreign, push_for_kubevirt};
 pub use verbs::transfer::copy::{CopiedImage, CopyReport, copy, named_images};

@@ -742,10 +742,14 @@ impl Sweep<'_> {
 
     /// Deletes files of the catalog that it does not need.
     fn catalog(&self, report: &mut GcReport) -> Result<()> {
-        let kept = match catalog::open(self.storage)? {
-            Opened::Catalog(coverage) => coverage.segments.into_keys().collect(),
-            Opened::None | Opened::Damaged(_) => BTreeSet::new(),
-            Opened::Newer(_) => return Ok(()),
+        let kept = match catalog::open(self.storage) {
+            Ok(Opened::Catalog(coverage)) => coverage.segments.into_keys().collect(),
+            Ok(Opened::None | Opened::Damaged(_)) => BTreeSet::new(),
+            Ok(Opened::Newer(_)) => return Ok(()),
+            Err(e) => {
+                report.warnings.push(format!("{}; the catalog's unused files were not removed", e.message()));
+                return Ok(());
+            }
         };
         report.catalog_files = catalog::sweep(self.store, &kept, self.dry_run)?;
         Ok(())

@@ -69,7 +69,7 @@ pub(super) fn write_images(
     };
     let read = in_parallel(images, progress, |stored| {
         let covered = readable(read_image(store, stored, segment, &sorters, &objects, progress))?;
-        progress.advance(1);
+        progress.advance(covered.as_ref().map_or(0, |covered| covered.manifest_bytes));
         let Image { name, version, .. } = &stored.image;
         Ok(covered.map_err(|e| DamagedImage::new(name, *version, &e)))
     })?;

@@ -16,7 +16,7 @@ use super::segment::{check_segment, lengths, write_images, write_merged};
 use super::{Opened, open};
 use crate::error::{Error, Result};
 use crate::host::temporary;
-use crate::store::{CATALOG, DamagedImage, Image, ImageName, Selector, Storage, Store, StoredImage};
+use crate::store::{CATALOG, DamagedImage, Image, Storage, Store, StoredImage};
 use crate::task::progress::Progress;
 
 /// About how many rows of manifests are added in one step.
@@ -117,12 +117,14 @@ struct Plan {
     /// True if images or segments have left the coverage.
     is_changed: bool,
     missing: Vec<StoredImage>,
+    /// The lengths of their manifests.
+    bytes: Vec<u64>,
 }
 
 impl Run<'_> {
     fn step(&mut self, dry_run: bool) -> Result<Step> {
         let store = Store::open(self.storage.clone(), self.progress)?;
-        let Plan { mut coverage, before, is_changed, mut missing } = self.plan(&store)?;
+        let Plan { mut coverage, before, is_changed, mut missing, bytes } = self.plan(&store)?;
         if dry_run {
             self.report.added = missing.len() as u64;
             return Ok(Step::Done(coverage));
@@ -137,7 +139,8 @@ impl Run<'_> {
         let work = temporary::directory()?;
         let mut new = None;
         if !missing.is_empty() {
-            self.progress.stage("adding images to the catalog", missing.len() as u64);
+            let bytes = bytes[..missing.len()].iter().sum();
+            self.progress.stage("adding images to the catalog", bytes);
             let name = self.segment()?;
             let (segment, covered, damaged) =
                 write_images(&store, &missing, &name, work.path(), self.progress)?;
@@ -179,7 +182,7 @@ impl Run<'_> {
             Opened::None => (Coverage::default(), None),
             Opened::Newer(e) => return Err(e),
             Opened::Damaged(e) => {
-                self.warn(format!("{}; it was made again", e.message()));
+                self.warn(format!("{}; it is made again", e.message()));
                 (Coverage::default(), None)
             }
         };
@@ -192,7 +195,7 @@ impl Run<'_> {
                 Ok(()) => drop(self.checked.insert(name)),
                 Err(e) if e.is_unreadable() || self.progress.interrupted() => return Err(e),
                 Err(e) => {
-                    self.warn(format!("{}; its rows were made again", e.message()));
+                    self.warn(format!("{}; its rows are made again", e.message()));
                     coverage.segments.remove(&name);
                 }
             }
@@ -210,7 +213,7 @@ impl Run<'_> {
         for image in std::mem::take(&mut coverage.images) {
             there.insert((image.name.clone(), image.version), image);
         }
-        let mut missing = Vec::new();
+        let (mut missing, mut bytes) = (Vec::new(), Vec::new());
         let all: Vec<&Image> = images.iter().collect();
         for (image, lens) in images.iter().zip(lengths(&**self.storage, &all)) {
             let known = there.remove(&(image.name.clone(), image.version));
@@ -218,9 +221,8 @@ impl Run<'_> {
                 Some(known) => coverage.images.push(known),
                 None if skipped.contains(&image.id()[..]) => {}
                 None => {
-                    let version = Selector::Number(image.version);
-                    let name = ImageName { name: image.name.clone(), version };
-                    missing.push(store.image(&name)?);
+                    bytes.push(lens.and_then(|lens| lens[1]).unwrap_or(0));
+                    missing.push(store.stored(image.clone()));
                 }
             }
         }
@@ -230,7 +232,7 @@ impl Run<'_> {
         unused.iter().for_each(|name| drop(coverage.segments.remove(name)));
         let is_changed = (coverage.images.len(), coverage.segments.len()) != had;
         self.report.dropped += (had.0 - coverage.images.len()) as u64;
-        Ok(Plan { coverage, before, is_changed, missing })
+        Ok(Plan { coverage, before, is_changed, missing, bytes })
     }
 
     fn merge(&self, coverage: &mut Coverage, chosen: &BTreeSet<String>, name: &str) -> Result<()> {

@@ -366,6 +366,13 @@ pub(super) fn status(report: &StatusReport) -> String {
         }
         None => writeln!(out, "checked     never; `mif fsck` does"),
     };
+    if let Some(catalog) = &report.catalog {
+        let lacking = match catalog.lacking {
+            0 => String::new(),
+            lacking => format!("; it lacks {lacking}, which `mif catalog` adds"),
+        };
+        let _ = writeln!(out, "catalog     {}{lacking}", counted(catalog.images, "version"));
+    }
     if report.good {
         out.push_str("attention   nothing\n");
     }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Each table has the columns of the files that it was made from (of `digests`: those that a search by content shows), and
-//! then `name`, `version`, `row` (the place of the row in the image's own file) and `segment`. A row counts only if
+//! then `name`, `version`, `place` (the number of the row in the image's own file) and `segment`. A row counts only if
 //! `images.parquet` has its image with this segment.
 
 mod coverage;
@@ -46,7 +46,7 @@ pub enum Kind {
 const OF_IMAGE: &str = "message of_image {
     required binary name (UTF8);
     required int64 version;
-    required int64 row;
+    required int64 place;
     required binary segment (UTF8);
 }";
 
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// Returns the columns by which it is sorted before `name`, `version` and `row`.
+    /// Returns the columns by which it is sorted before `name`, `version` and `place`.
     fn sorted_by(self) -> &'static [&'static str] {
         match self {
             Kind::Files => &["path", "blake3"],
