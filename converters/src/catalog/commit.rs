@@ -41,9 +41,9 @@ pub(super) fn commit(
     };
     let is_there = |segment: &str| {
         let files = &coverage.segments[segment].files;
-        let mut keys = files.iter().flat_map(|(table, parts)| {
-            (0..parts.len()).map(move |part| catalog_key(table, segment, part))
-        });
+        let mut keys = files
+            .iter()
+            .flat_map(|(table, parts)| (0..parts.len()).map(move |part| catalog_key(table, segment, part)));
         keys.all(|key| storage.len(&key).is_ok() && storage.len(&catalog_sums_key(&key)).is_ok())
     };
     if now.as_ref().map(|now| &now.generation[..]) != before || !new.is_none_or(is_there) {
@@ -126,7 +126,8 @@ pub(crate) fn sweep(store: &Store, kept: &BTreeSet<String>, dry_run: bool) -> Re
 
 fn delete_segments(storage: &dyn Storage, is_going: &dyn Fn(&str) -> bool) -> Result<u64> {
     let names = storage.entries(CATALOG).map_err(|e| storage.error(CATALOG, &e))?.files;
-    let going = names.iter().filter(|name| catalog_segment(name).is_some_and(|(segment, _)| is_going(segment)));
+    let going =
+        names.iter().filter(|name| catalog_segment(name).is_some_and(|(segment, _)| is_going(segment)));
     let mut count = 0;
     for name in going {
         let key = format!("{CATALOG}/{name}");
@@ -150,7 +151,6 @@ pub(crate) fn remove(store: &Store) -> Result<u64> {
     }
     Ok(files + u64::from(had))
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -28,8 +28,8 @@ pub(crate) use self::file::StoredFile;
 pub(crate) use self::mounts::{Points, points};
 pub(crate) use self::segment::{check_segment, open_part};
 pub(crate) use self::summed::SummedFile;
-pub use self::update::{CatalogReport, CatalogRows};
 pub(crate) use self::update::update;
+pub use self::update::{CatalogReport, CatalogRows};
 use crate::error::{Error, Result, damaged};
 use crate::store::{CATALOG_IMAGES, Storage, catalog_epoch};
 
@@ -67,7 +67,8 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<Opened> {
             None => Opened::Catalog(coverage),
         },
         Err(e) if e.kind() == ErrorKind::Unsupported => Opened::Newer(
-            damaged(CATALOG_IMAGES, &e).advise("Use a newer version of mif, or remove it with `mif catalog --rm`"),
+            damaged(CATALOG_IMAGES, &e)
+                .advise("Use a newer version of mif, or remove it with `mif catalog --rm`"),
         ),
         Err(e) => Opened::Damaged(damaged(CATALOG_IMAGES, &e)),
     })

@@ -58,7 +58,8 @@ pub(super) fn write_images(
     work: &Path,
     progress: &dyn Progress,
 ) -> Result<(Segment, Vec<Covered>, Vec<DamagedImage>)> {
-    let sorters = Sorters(Kind::ALL.map(|kind| Mutex::new(Sorter::new(work, kind.name(), SORTED[kind as usize]))));
+    let sorters =
+        Sorters(Kind::ALL.map(|kind| Mutex::new(Sorter::new(work, kind.name(), SORTED[kind as usize]))));
     let objects = Mutex::new(None);
     let objects = || {
         let mut known = objects.lock().expect("not poisoned");

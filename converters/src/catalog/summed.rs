@@ -61,7 +61,8 @@ impl SummedFile {
         let Inner { storage, key, sums, .. } = &*self.0;
         let bytes = storage.read(key, range.clone())?;
         if !sums.fit((range.start / BLOCK as u64) as usize, &bytes) {
-            let problem = format!("{key}: bytes {} to {} do not match their checksums", range.start, range.end);
+            let problem =
+                format!("{key}: bytes {} to {} do not match their checksums", range.start, range.end);
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
         Ok(bytes.into())

@@ -240,7 +240,8 @@ impl Run<'_> {
             let mut from = BTreeMap::new();
             for old in chosen {
                 let live = coverage.images.iter().filter(|image| image.segment == *old);
-                let live: BTreeSet<(&str, u32)> = live.map(|image| (&image.name[..], image.version)).collect();
+                let live: BTreeSet<(&str, u32)> =
+                    live.map(|image| (&image.name[..], image.version)).collect();
                 from.insert(&old[..], (&coverage.segments[old], live));
             }
             write_merged(self.storage, &from, name, self.progress)?
@@ -273,9 +274,12 @@ impl Run<'_> {
         let report = &mut self.report;
         report.images = coverage.images.len() as u64;
         report.segments = coverage.segments.len() as u64;
-        for (table, file) in coverage.segments.values().flat_map(|segment| &segment.files).flat_map(
-            |(table, files)| files.iter().map(move |file| (table, file)),
-        ) {
+        for (table, file) in coverage
+            .segments
+            .values()
+            .flat_map(|segment| &segment.files)
+            .flat_map(|(table, files)| files.iter().map(move |file| (table, file)))
+        {
             report.files += 1;
             report.bytes = report.bytes.saturating_add(file.bytes);
             let rows = match &table[..] {
@@ -321,7 +325,8 @@ fn to_merge(coverage: &Coverage) -> Option<BTreeSet<String>> {
         }
         sum = sum.saturating_add(*size);
     }
-    let chosen: BTreeSet<String> = sizes.iter().take(count.min(MERGED)).map(|(_, name)| (*name).clone()).collect();
+    let chosen: BTreeSet<String> =
+        sizes.iter().take(count.min(MERGED)).map(|(_, name)| (*name).clone()).collect();
     if !chosen.is_empty() {
         return Some(chosen);
     }

@@ -182,20 +182,19 @@ fn dpkg_says_the_same_of_a_debian_disk_and_sql_answers() {
         \x20   answer = database.sql(block)\n\
         \x20   print(answer.fetchall() if answer is not None else None)\n\
         if sys.argv[2] == 'catalog':\n\
-        \x20   found = database.sql('select count(*) from digests natural join newest').fetchone()\n\
-        \x20   assert found == database.sql('select count(blake3) from files natural join newest').fetchone()\n";
+        \x20   found = database.sql('select count(*) from digests natural join newest').fetchall()\n\
+        \x20   assert found == database.sql('select count(blake3) from files natural join newest').fetchall()\n";
     let docs = repo().join("docs/sql.md");
     run(mif(&store).args(["customize", "disk", "--as", "gone", "--hostname", "gone"]));
     run(mif(&store).arg("catalog"));
     run(mif(&store).args(["rm", "gone"]));
-    let ask = |of: &str| {
-        run(tool(&python).current_dir(work.path()).args(["-c", program]).arg(&docs).arg(of))
-    };
+    let ask = |of: &str| run(tool(&python).current_dir(work.path()).args(["-c", program]).arg(&docs).arg(of));
     let (answers, of_catalog) = (ask("manifests"), ask("catalog"));
     let unordered = |answers: &str| {
         // Where a question leaves the order open, DuckDB's threads decide it.
         let sorted = |line: &str| {
-            let mut rows: Vec<String> = line.split("), (").map(|row| row.trim_matches(['[', ']', '(', ')']).to_owned()).collect();
+            let mut rows: Vec<String> =
+                line.split("), (").map(|row| row.trim_matches(['[', ']', '(', ')']).to_owned()).collect();
             rows.sort();
             rows
         };

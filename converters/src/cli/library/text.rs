@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use mif::store::{StorePlace, Tag};
 use mif::{
-    CatalogRemoval, CatalogReport, FsckReport, GcReport, LogReport, LostImage, PackagesReport, RmReport, SearchReport, StatsReport,
-    StatusReport, Verdict,
+    CatalogRemoval, CatalogReport, FsckReport, GcReport, LogReport, LostImage, PackagesReport, RmReport,
+    SearchReport, StatsReport, StatusReport, Verdict,
 };
 
 use crate::cli::text::{counted, from_here, mode_text, printable, seconds_time, size, time};

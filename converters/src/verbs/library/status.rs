@@ -122,7 +122,8 @@ pub fn status(store: &Store, progress: &dyn Progress) -> Result<StatusReport> {
         Ok(Opened::Catalog(coverage)) => {
             let known: HashSet<(&str, u32)> =
                 coverage.images.iter().map(|image| (&image.name[..], image.version)).collect();
-            let lacking = all.iter().filter(|image| !known.contains(&(&image.name[..], image.version))).count();
+            let lacking =
+                all.iter().filter(|image| !known.contains(&(&image.name[..], image.version))).count();
             Some(CatalogStatus { images: known.len() as u64, lacking: lacking as u64 })
         }
         Ok(Opened::None) => None,

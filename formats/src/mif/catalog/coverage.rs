@@ -183,7 +183,9 @@ pub fn decode(file: Bytes) -> Result<Coverage> {
     let format = serde_json::from_str::<serde_json::Value>(note).ok();
     let format = format.and_then(|note| note["format"].as_u64()).ok_or_else(|| corrupt("has no format"))?;
     if format > FORMAT.into() {
-        return Err(at("catalog").field("format").unsupported(format!("is {format}, and this version knows {FORMAT}")));
+        return Err(at("catalog")
+            .field("format")
+            .unsupported(format!("is {format}, and this version knows {FORMAT}")));
     }
     let note: Note = serde_json::from_str(note).map_err(|e| corrupt(&e.to_string()))?;
     let schema = parse_message_type(SCHEMA).expect("the schema is constant");
@@ -196,8 +198,10 @@ pub fn decode(file: Bytes) -> Result<Coverage> {
             texts.iter().map(|t| text(t).map_err(|_| corrupt("has text that is not UTF-8"))).collect()
         };
         let [name, segment, manifest] = [text(0)?, text(2)?, text(3)?];
-        let numbers: Vec<Vec<Option<i64>>> =
-            [1_usize, 4, 5, 6, 7, 8, 9, 10, 11].into_iter().map(|column| group.numbers(column)).collect::<Result<_>>()?;
+        let numbers: Vec<Vec<Option<i64>>> = [1_usize, 4, 5, 6, 7, 8, 9, 10, 11]
+            .into_iter()
+            .map(|column| group.numbers(column))
+            .collect::<Result<_>>()?;
         let mounts = group.blobs(12_usize)?;
         let texts = name.into_iter().zip(segment).zip(manifest);
         for (row, ((name, segment), manifest_digest)) in texts.enumerate() {

@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
 
-pub use self::coverage::{Covered, Coverage, DataFile, FORMAT, Segment, decode, encode};
+pub use self::coverage::{Coverage, Covered, DataFile, FORMAT, Segment, decode, encode};
 pub use self::reader::{ImageColumn, Part};
 pub use self::records::{Record, of_manifest, of_packages};
 pub use self::sums::{BLOCK, BlockSums, Summer};
@@ -52,8 +52,20 @@ const OF_IMAGE: &str = "message of_image {
 
 /// The columns of manifests that the table of digests has.
 const DIGESTS: [&str; 14] = [
-    "volume", "path", "type", "mode", "uid", "gid", "size", "mtime", "mtime_ns", "sha1", "blake3",
-    "path_bytes", "stream", "member",
+    "volume",
+    "path",
+    "type",
+    "mode",
+    "uid",
+    "gid",
+    "size",
+    "mtime",
+    "mtime_ns",
+    "sha1",
+    "blake3",
+    "path_bytes",
+    "stream",
+    "member",
 ];
 
 impl Kind {
@@ -100,8 +112,7 @@ impl Columns {
     fn new(kind: Kind) -> Self {
         let parse = |text: &str| parse_message_type(text).expect("the schema is constant");
         let original = parse(if kind == Kind::Packages { PACKAGES } else { MANIFEST });
-        let is_wanted =
-            |field: &&Arc<Type>| kind != Kind::Digests || DIGESTS.contains(&field.name());
+        let is_wanted = |field: &&Arc<Type>| kind != Kind::Digests || DIGESTS.contains(&field.name());
         let more = parse(OF_IMAGE);
         let fields = original.get_fields().iter().filter(is_wanted).chain(more.get_fields()).cloned();
         let name = format!("mif_{}", kind.name());

@@ -2,8 +2,8 @@
 
 use parquet::file::reader::ChunkReader;
 
-use super::records::{bytes_at, encode_again, number_at};
 use super::Kind;
+use super::records::{bytes_at, encode_again, number_at};
 use crate::error::{Result, at};
 use crate::mif::table::{Group, Table, Values};
 

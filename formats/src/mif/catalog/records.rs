@@ -88,7 +88,8 @@ fn all_values(group: &Group<'_>, leaves: usize) -> Result<Vec<Values>> {
 /// Returns the places, in the original, of the columns by which a table is sorted.
 fn keys_of(kind: Kind, values: &[Values]) -> Vec<usize> {
     let numbers = &kind.columns().numbers[..values.len()];
-    let place = |name: &&str| numbers.iter().position(|known| known == name).expect("a column of the original");
+    let place =
+        |name: &&str| numbers.iter().position(|known| known == name).expect("a column of the original");
     kind.sorted_by().iter().map(place).collect()
 }
 

@@ -172,11 +172,8 @@ fn properties(kind: Kind) -> WriterProperties {
     let leaves = &kind.columns().leaves;
     let leaf = |name: &str| leaves.iter().position(|leaf| leaf.path().string() == name);
     let sorted = kind.sorted_by().iter().filter_map(|name| leaf(name));
-    let sorted = sorted.map(|leaf| SortingColumn {
-        column_idx: leaf as i32,
-        descending: false,
-        nulls_first: true,
-    });
+    let sorted =
+        sorted.map(|leaf| SortingColumn { column_idx: leaf as i32, descending: false, nulls_first: true });
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("mif ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(table::compression())

@@ -51,7 +51,9 @@ impl<R: ChunkReader + 'static> Table<R> {
     pub(in crate::mif) fn with_columns(mut self, schema: &SchemaType, numbers: &[String]) -> Result<Self> {
         let metadata = self.reader.metadata().file_metadata();
         if metadata.schema() != schema {
-            return Err(at(self.what).field("schema").unsupported("does not have the columns of this version"));
+            return Err(at(self.what)
+                .field("schema")
+                .unsupported("does not have the columns of this version"));
         }
         let names: Vec<String> =
             metadata.schema_descr().columns().iter().map(|leaf| leaf.path().string()).collect();
@@ -83,7 +85,8 @@ impl<R: ChunkReader + 'static> Table<R> {
             let metadata = self.reader.metadata().row_group(number);
             let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
             let (file, leaves) = (&*self.file, &self.leaves[..]);
-            let group = Group { what: self.what, reader: &self.reader, file, number, metadata, leaves, start, rows };
+            let group =
+                Group { what: self.what, reader: &self.reader, file, number, metadata, leaves, start, rows };
             start += rows;
             group
         })
@@ -176,7 +179,8 @@ impl Group<'_> {
         let filter = self.find(column).and_then(|column| {
             let metadata = self.metadata.column(column);
             let start = u64::try_from(metadata.bloom_filter_offset()?).ok()?;
-            let len = usize::try_from(metadata.bloom_filter_length()?).ok().filter(|len| *len <= FILTER_MAX)?;
+            let len =
+                usize::try_from(metadata.bloom_filter_length()?).ok().filter(|len| *len <= FILTER_MAX)?;
             checked::bloom_filter(&self.file.bytes(start, len).ok()?)
         });
         filter.is_some_and(|filter| !filter.check(wanted))
@@ -227,11 +231,7 @@ impl Group<'_> {
     }
 
     /// As [`each_text`](Self::each_text), and says whether the value is known to be that of the row before.
-    pub fn each_text_again(
-        &self,
-        column: impl Into<usize>,
-        mut each: impl FnMut(&[u8], bool),
-    ) -> Result<()> {
+    pub fn each_text_again(&self, column: impl Into<usize>, mut each: impl FnMut(&[u8], bool)) -> Result<()> {
         let number = column.into();
         let column = self.leaf(number)?;
         if !self.is_delta(column) {

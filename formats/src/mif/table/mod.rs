@@ -18,9 +18,9 @@ use parquet::file::writer::SerializedRowGroupWriter;
 pub use self::group::Group;
 pub(super) use self::group::Table;
 pub(super) use self::guarded::broken;
-pub(super) use self::values::{Values, write_values};
 pub(super) use self::limits::GROUP_ROWS_MAX;
 pub(super) use self::limits::{GROUP_BYTES_MAX, VALUE_COST};
+pub(super) use self::values::{Values, write_values};
 use crate::error::{Result, at};
 
 /// Returns the compression of pages.

@@ -178,7 +178,8 @@ fn search_segment(
     kind: Kind,
     progress: &dyn Progress,
 ) -> Result<std::result::Result<Found, String>> {
-    let count = coverage.segments.get(segment).and_then(|segment| segment.files.get(kind.name())).map_or(0, Vec::len);
+    let count =
+        coverage.segments.get(segment).and_then(|segment| segment.files.get(kind.name())).map_or(0, Vec::len);
     if count == 0 {
         return Ok(Err(format!("segment {segment} has no files of {}", kind.name())));
     }
@@ -190,7 +191,10 @@ fn search_segment(
     };
     let many = ManyPoints {
         kind,
-        all: wanted.iter().flat_map(|image| image.points.values().flatten().cloned()).collect::<BTreeSet<_>>(),
+        all: wanted
+            .iter()
+            .flat_map(|image| image.points.values().flatten().cloned())
+            .collect::<BTreeSet<_>>(),
         of: wanted
             .iter()
             .filter(|image| !image.points.is_empty())

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use mif_formats::mif::manifest::columns::{Column, Group};
 use mif_formats::mif::digests::{HEADER, find, sections};
+use mif_formats::mif::manifest::columns::{Column, Group};
 
 use crate::error::{Error, Result};
 use crate::host::named::{MAX_CONTENT, open};
@@ -76,11 +76,10 @@ impl WantedContents {
     pub(super) fn may_be_in(&self, group: &Group<'_>) -> bool {
         /// With more, each group has one of them, or seems to.
         const ASKED: usize = 64;
-        let is_between = |(low, high): (&[u8], &[u8])| self.blake3.iter().any(|d| low <= &d[..] && &d[..] <= high);
+        let is_between =
+            |(low, high): (&[u8], &[u8])| self.blake3.iter().any(|d| low <= &d[..] && &d[..] <= high);
         let may_be = !self.blake3.is_empty() && group.bounds(Column::Blake3).is_none_or(is_between);
-        may_be
-            || self.sha1.len() > ASKED
-            || self.sha1.iter().any(|digest| !group.lacks(Column::Sha1, digest))
+        may_be || self.sha1.len() > ASKED || self.sha1.iter().any(|digest| !group.lacks(Column::Sha1, digest))
     }
 
     /// Returns true if the query has BLAKE3 digests.

@@ -170,9 +170,7 @@ fn search_image(
     let columns = Columns::new(file).map_err(wrong)?;
     // A pattern for whole paths matches paths as the image's system sees them.
     let points = match &query.path {
-        Some(glob) if glob.is_for_whole_paths() => {
-            points(&store.version(name, version)?, &columns, objects)?
-        }
+        Some(glob) if glob.is_for_whole_paths() => points(&store.version(name, version)?, &columns, objects)?,
         _ => Points::new(),
     };
     let mut hits = Vec::new();
