@@ -225,22 +225,29 @@ fn write(
     Ok(files)
 }
 
+/// A segment to merge with others.
+pub(super) struct Live<'a> {
+    pub(super) segment: &'a Segment,
+    /// The images that count there, by name and version.
+    pub(super) images: BTreeSet<(&'a str, u32)>,
+}
+
 /// Writes a segment with the rows of other segments: of each, the rows of the images that count there.
 pub(super) fn write_merged(
     storage: &Arc<dyn Storage>,
-    from: &BTreeMap<&str, (&Segment, BTreeSet<(&str, u32)>)>,
+    from: &BTreeMap<&str, Live<'_>>,
     segment: &str,
     progress: &dyn Progress,
 ) -> Result<Segment> {
     let mut files = BTreeMap::new();
     for kind in Kind::ALL {
-        let sources = from.iter().map(|(name, (old, live))| {
-            let parts = old.files.get(kind.name()).map_or(0, Vec::len);
+        let sources = from.iter().map(|(name, old)| {
+            let parts = old.segment.files.get(kind.name()).map_or(0, Vec::len);
             let source = SegmentSource {
                 storage,
                 kind,
                 segment: name,
-                live,
+                live: &old.images,
                 parts: 0..parts,
                 part: None,
                 groups: 0..0,

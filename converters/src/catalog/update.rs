@@ -12,7 +12,7 @@ use mif_formats::text::hex;
 use serde::Serialize;
 
 use super::commit::{Committed, commit};
-use super::segment::{check_segment, lengths, write_images, write_merged};
+use super::segment::{Live, check_segment, lengths, write_images, write_merged};
 use super::{Opened, open};
 use crate::error::{Error, Result};
 use crate::host::temporary;
@@ -242,7 +242,7 @@ impl Run<'_> {
                 let live = coverage.images.iter().filter(|image| image.segment == *old);
                 let live: BTreeSet<(&str, u32)> =
                     live.map(|image| (&image.name[..], image.version)).collect();
-                from.insert(&old[..], (&coverage.segments[old], live));
+                from.insert(&old[..], Live { segment: &coverage.segments[old], images: live });
             }
             write_merged(self.storage, &from, name, self.progress)?
         };

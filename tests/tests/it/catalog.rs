@@ -420,7 +420,7 @@ fn library(store: &Path, from: usize, count: usize, files: usize) {
 }
 
 fn catalog_files(store: &Path) -> Vec<String> {
-    let listed = fs::read_dir(store.join("catalog")).map_or(Vec::new(), |listed| listed.collect());
+    let listed = fs::read_dir(store.join("catalog")).map_or(Vec::new(), Iterator::collect);
     let mut names: Vec<String> =
         listed.into_iter().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -441,7 +441,9 @@ fn a_run_that_is_killed_leaves_nothing_that_counts_and_two_at_once_agree() {
         child.wait().unwrap();
         assert_eq!(json(&store, &["search", "*file-00007"]), expected);
         let fsck = json(&store, &["fsck"]);
-        assert_eq!(fsck["notes"], Value::Array(Vec::new()), "{fsck}");
+        // A file that was not finished is said to be in tmp; those of the catalog are neither strangers nor damage.
+        let about_tmp = |note: &Value| note.as_str().is_some_and(|note| note.starts_with("tmp: "));
+        assert!(fsck["notes"].as_array().unwrap().iter().all(about_tmp), "{fsck}");
     }
     library(&store, 30, 5, 3000);
     let runs: Vec<_> = (0..3).map(|_| mif(&store).args(["catalog", "--json"]).spawn().unwrap()).collect();
@@ -466,7 +468,7 @@ fn a_run_that_is_killed_leaves_nothing_that_counts_and_two_at_once_agree() {
     assert_eq!(run(mif(&store).args(["catalog", "--rm"])), "there is no catalog\n");
 }
 
-/// Returns the mount points of a disk as its system has them: `fixtures/demo.qcow2` has three partitions.
+/// `fixtures/demo.qcow2` has three partitions, of which its system mounts two below its root.
 #[test]
 fn paths_as_the_system_sees_them_are_found_in_the_catalog() {
     let work = work_folder();

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mif_formats::mif::catalog::{Coverage, Covered, Kind, Part};
 
+use super::glob::PathGlob;
+use super::query::{Hit, Query};
 use super::rows::{ManyPoints, Rows, Shown, describe};
-use super::{Hit, Query};
 use crate::catalog::{Opened, Points, SummedFile, open, open_part};
 use crate::error::Result;
 use crate::store::{CATALOG_IMAGES, Image, PACKAGES, Storage, Store, is_missing};
@@ -125,7 +126,7 @@ fn wanted<'c>(
     images: &[(String, u32)],
     query: &Query,
 ) -> Vec<Wanted<'c>> {
-    let is_by_path = query.path.as_ref().is_some_and(super::PathGlob::is_for_whole_paths);
+    let is_by_path = query.path.as_ref().is_some_and(PathGlob::is_for_whole_paths);
     let known: HashMap<(&str, u32), &Covered> =
         coverage.images.iter().map(|image| ((&image.name[..], image.version), image)).collect();
     let listed = images.iter().enumerate().filter_map(|(place, (name, version))| {

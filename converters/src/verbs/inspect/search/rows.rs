@@ -11,7 +11,7 @@ use mif_formats::text::{hex, hex_unless_text};
 
 use super::content::WantedContents;
 use super::glob::PathGlob;
-use super::{Hit, Query};
+use super::query::{Hit, Query};
 use crate::catalog::Points;
 
 /// The rows of a group that still match: these, or all if `picked` is `None`.
