@@ -468,7 +468,7 @@ fn a_run_that_is_killed_leaves_nothing_that_counts_and_two_at_once_agree() {
     assert_eq!(run(mif(&store).args(["catalog", "--rm"])), "there is no catalog\n");
 }
 
-/// `fixtures/demo.qcow2` has three partitions, of which its system mounts two below its root.
+/// `fixtures/demo.qcow2` has a root and an EFI system partition; an edited copy mounts the latter by its fstab.
 #[test]
 fn paths_as_the_system_sees_them_are_found_in_the_catalog() {
     let work = work_folder();
@@ -476,11 +476,13 @@ fn paths_as_the_system_sees_them_are_found_in_the_catalog() {
     for name in ["a", "b"] {
         run(mif(&store).args(["import", "-q", "--name", name]).arg(&demo));
     }
+    let fstab = "/etc/fstab:PARTUUID=6d69662d-6465-6d6f-8000-00000000000f /srv/esp vfat defaults 0 0\n";
+    run(mif(&store).args(["customize", "-q", "a", "--as", "d", "--write", fstab]));
     let listed = json(&store, &["ls", "-R", "a"]);
     let listed: Vec<&str> =
         listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
     let mut patterns: Vec<String> =
-        ["/**", "/boot/**", "/boot/efi/**", "/etc/*", "/*", "/*/*/*"].map(str::to_owned).into();
+        ["/**", "/srv/esp/**", "/srv/e*/EFI/*", "/boot/**", "/boot/efi/**", "/etc/*", "/*", "/*/*/*"].map(str::to_owned).into();
     patterns.extend(listed.iter().map(|path| (*path).to_owned()));
     let all = |what: &str| -> Vec<Value> {
         let ask = |pattern: &String| {
@@ -491,10 +493,13 @@ fn paths_as_the_system_sees_them_are_found_in_the_catalog() {
         patterns.iter().map(ask).collect()
     };
     let expected = all("without");
+    for place in [1, 2] {
+        assert!(expected[place].to_string().contains("d@1"), "{}: {}", patterns[place], expected[place]);
+    }
     run(mif(&store).args(["catalog", "-q"]));
     assert_eq!(all("with"), expected);
     let status = json(&store, &["status"]);
-    assert_eq!([&status["catalog"]["images"], &status["catalog"]["lacking"]], [2, 0], "{status}");
+    assert_eq!([&status["catalog"]["images"], &status["catalog"]["lacking"]], [3, 0], "{status}");
     run(mif(&store).args(["import", "-q", "--name", "c"]).arg(&demo));
     assert_eq!(json(&store, &["status"])["catalog"]["lacking"], 1);
 }
