@@ -1,7 +1,6 @@
 //! A segment: the rows of some images, sorted, in a few files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use mif_formats::mif::catalog::{
@@ -55,11 +54,9 @@ pub(super) fn write_images(
     store: &Store,
     images: &[StoredImage],
     segment: &str,
-    work: &Path,
     progress: &dyn Progress,
 ) -> Result<(Segment, Vec<Covered>, Vec<DamagedImage>)> {
-    let sorters =
-        Sorters(Kind::ALL.map(|kind| Mutex::new(Sorter::new(work, kind.name(), SORTED[kind as usize]))));
+    let sorters = Sorters(SORTED.map(|most| Mutex::new(Sorter::new(most))));
     let objects = Mutex::new(None);
     let objects = || {
         let mut known = objects.lock().expect("not poisoned");

@@ -3,15 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
 use mif_formats::mif::catalog::Record;
 
 use crate::error::{Error, Result};
 
 /// The most runs of a sorter: each takes half a mebibyte while they are merged.
-const MAX_RUNS: usize = 64;
+const MAX_RUNS: usize = 48;
 
 /// The window of the compression of runs, as a power of two in bytes.
 const WINDOW: u32 = 18;
@@ -27,13 +26,10 @@ pub(crate) trait Source {
 
 /// Sorts records.
 pub(crate) struct Sorter {
-    folder: PathBuf,
-    name: String,
     /// The most bytes of records in memory.
     most: usize,
     batch: Batch,
-    runs: Vec<PathBuf>,
-    number: usize,
+    runs: Vec<File>,
 }
 
 /// Records in memory, each with its place.
@@ -69,10 +65,10 @@ impl Source for Batch {
 }
 
 impl Sorter {
-    /// Creates a sorter that keeps at most `most` bytes of records in memory, and the others in `folder`.
-    pub(crate) fn new(folder: &Path, name: &str, most: usize) -> Self {
-        let (folder, name) = (folder.to_owned(), name.to_owned());
-        Sorter { folder, name, most, batch: Batch::default(), runs: Vec::new(), number: 0 }
+    /// Creates a sorter that keeps at most `most` bytes of records in memory, and the others in files without names, which end
+    /// with the process.
+    pub(crate) fn new(most: usize) -> Self {
+        Sorter { most, batch: Batch::default(), runs: Vec::new() }
     }
 
     /// Adds a record.
@@ -85,9 +81,7 @@ impl Sorter {
             self.spool(vec![Box::new(batch)])?;
             if self.runs.len() >= MAX_RUNS {
                 let runs = std::mem::take(&mut self.runs);
-                let sources = runs.iter().map(|run| open(run)).collect::<Result<Vec<_>>>()?;
-                self.spool(sources)?;
-                runs.iter().try_for_each(|run| std::fs::remove_file(run).map_err(|e| Error::io(run, &e)))?;
+                self.spool(runs.into_iter().map(open).collect::<Result<Vec<_>>>()?)?;
             }
         }
         let start = self.batch.bytes.len();
@@ -98,18 +92,15 @@ impl Sorter {
 
     /// Writes a run.
     fn spool(&mut self, sources: Vec<Box<dyn Source + '_>>) -> Result<()> {
-        let path = self.folder.join(format!("{}-{}", self.name, self.number));
-        let failed = |e: io::Error| Error::io(&path, &e);
-        let file = BufWriter::new(File::create_new(&path).map_err(failed)?);
+        let file = BufWriter::new(tempfile::tempfile().map_err(failed)?);
         let mut out = zstd::Encoder::new(file, 1).map_err(failed)?;
         out.window_log(WINDOW).map_err(failed)?;
         merge(sources, |record| {
             let len = u32::try_from(record.len()).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
             out.write_all(&len.to_le_bytes()).and_then(|()| out.write_all(record)).map_err(failed)
         })?;
-        out.finish().and_then(|mut file| file.flush()).map_err(failed)?;
-        self.number += 1;
-        self.runs.push(path);
+        let file = out.finish().map_err(failed)?;
+        self.runs.push(file.into_inner().map_err(|e| failed(e.into_error()))?);
         Ok(())
     }
 
@@ -117,30 +108,31 @@ impl Sorter {
     pub(crate) fn finish(mut self) -> Result<Vec<Box<dyn Source>>> {
         self.batch.sort()?;
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(self.batch)];
-        for run in &self.runs {
+        for run in self.runs {
             sources.push(open(run)?);
         }
         Ok(sources)
     }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Source>> {
-    let failed = |e: io::Error| Error::io(path, &e);
-    let file = File::open(path).map_err(failed)?;
+fn failed(error: io::Error) -> Error {
+    Error::io(&std::env::temp_dir(), &error)
+}
+
+fn open(mut file: File) -> Result<Box<dyn Source>> {
+    file.rewind().map_err(failed)?;
     let input = zstd::Decoder::with_buffer(BufReader::new(file)).map_err(failed)?;
-    Ok(Box::new(Run { path: path.to_owned(), input, record: Vec::new() }))
+    Ok(Box::new(Run { input, record: Vec::new() }))
 }
 
 /// A run in a file.
 struct Run {
-    path: PathBuf,
     input: zstd::Decoder<'static, BufReader<File>>,
     record: Vec<u8>,
 }
 
 impl Source for Run {
     fn advance(&mut self) -> Result<bool> {
-        let failed = |e: io::Error| Error::io(&self.path, &e);
         let mut len = Vec::new();
         (&mut self.input).take(4).read_to_end(&mut len).map_err(failed)?;
         if len.is_empty() {
@@ -191,12 +183,11 @@ mod tests {
 
     #[test]
     fn records_are_sorted_whatever_the_memory_is() {
-        let folder = tempfile::tempdir().unwrap();
         let keys: Vec<String> = (0..3000_u64).map(|i| format!("{:05}", i * 7919 % 3001)).collect();
         let mut expected = keys.clone();
         expected.sort();
-        for (number, most) in [1, 900, 20_000, 1 << 20].into_iter().enumerate() {
-            let mut sorter = Sorter::new(folder.path(), &number.to_string(), most);
+        for most in [1, 900, 20_000, 1 << 20] {
+            let mut sorter = Sorter::new(most);
             keys.iter().for_each(|key| sorter.push(&record(key, 1)).unwrap());
             let mut found = Vec::new();
             let sources = sorter.finish().unwrap().into_iter().map(|source| source as Box<dyn Source>);

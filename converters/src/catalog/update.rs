@@ -15,7 +15,6 @@ use super::commit::{Committed, commit};
 use super::segment::{Live, check_segment, lengths, write_images, write_merged};
 use super::{Opened, open};
 use crate::error::{Error, Result};
-use crate::host::temporary;
 use crate::store::{CATALOG, DamagedImage, Image, Storage, Store, StoredImage};
 use crate::task::progress::Progress;
 
@@ -136,14 +135,12 @@ impl Run<'_> {
             fits
         });
         missing.truncate(round.count());
-        let work = temporary::directory()?;
         let mut new = None;
         if !missing.is_empty() {
             let bytes = bytes[..missing.len()].iter().sum();
             self.progress.stage("adding images to the catalog", bytes);
             let name = self.segment()?;
-            let (segment, covered, damaged) =
-                write_images(&store, &missing, &name, work.path(), self.progress)?;
+            let (segment, covered, damaged) = write_images(&store, &missing, &name, self.progress)?;
             self.report.damaged.extend(damaged);
             self.report.added += covered.len() as u64;
             coverage.images.extend(covered);
