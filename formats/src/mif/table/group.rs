@@ -173,9 +173,9 @@ impl Group<'_> {
             == Some(self.metadata.num_rows() as u64)
     }
 
-    /// Returns true if no row has the value `wanted` in this column, as far as the bloom filter of the column tells.
+    /// Returns true if no row has one of the values `wanted` in this column, as far as the bloom filter of the column tells.
     #[must_use]
-    pub fn lacks(&self, column: impl Into<usize>, wanted: &[u8]) -> bool {
+    pub fn lacks<'d>(&self, column: impl Into<usize>, mut wanted: impl Iterator<Item = &'d [u8]>) -> bool {
         let filter = self.find(column).and_then(|column| {
             let metadata = self.metadata.column(column);
             let start = u64::try_from(metadata.bloom_filter_offset()?).ok()?;
@@ -183,7 +183,7 @@ impl Group<'_> {
                 usize::try_from(metadata.bloom_filter_length()?).ok().filter(|len| *len <= FILTER_MAX)?;
             checked::bloom_filter(&self.file.bytes(start, len).ok()?)
         });
-        filter.is_some_and(|filter| !filter.check(wanted))
+        filter.is_some_and(|filter| !wanted.any(|value| filter.check(value)))
     }
 
     /// Reads a whole column by its place in the file, whatever its type is.

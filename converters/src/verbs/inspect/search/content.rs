@@ -79,7 +79,9 @@ impl WantedContents {
         let is_between =
             |(low, high): (&[u8], &[u8])| self.blake3.iter().any(|d| low <= &d[..] && &d[..] <= high);
         let may_be = !self.blake3.is_empty() && group.bounds(Column::Blake3).is_none_or(is_between);
-        may_be || self.sha1.len() > ASKED || self.sha1.iter().any(|digest| !group.lacks(Column::Sha1, digest))
+        may_be
+            || self.sha1.len() > ASKED
+            || !self.sha1.is_empty() && !group.lacks(Column::Sha1, self.sha1.iter().map(|digest| &digest[..]))
     }
 
     /// Returns true if the query has BLAKE3 digests.
