@@ -34,6 +34,7 @@
 
 mod boot;
 mod care;
+mod catalog;
 mod compose;
 mod deliver;
 mod disk;
@@ -62,6 +63,7 @@ pub use boot::{Affects, Finding, Judgement, Subject};
 pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, Period, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
+pub use catalog::{CatalogReport, CatalogRows};
 pub use deliver::platform::{Form, Machine, PLATFORMS, Platform, Rule, Wrapper};
 pub use disk::scan::{Scan, ScannedVolume};
 pub use disk::volume::{DiskOffset, VolumeExtent, VolumeOffset};
@@ -111,11 +113,12 @@ pub use verbs::inspect::ls::{LsEntry, LsOptions, LsReport, ls};
 pub use verbs::inspect::map::{DiskMap, MapCell, MapPart, map};
 pub use verbs::inspect::packages::{ImagePackage, PackageGroup, PackageQuery, PackagesReport, packages};
 pub use verbs::inspect::search::{Hit, HitGroup, PathGlob, Query, SearchReport, WantedContents, search};
+pub use verbs::library::catalog::{CatalogRemoval, catalog, remove_catalog};
 pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
 pub use verbs::library::page::{DirectoryBytes, LargeContent, PageReport, page};
 pub use verbs::library::rm::{RmOptions, RmReport, rm};
 pub use verbs::library::stats::{FileBytes, Growth, ImageShare, Similarity, StatsReport, stats};
-pub use verbs::library::status::{Checked, StatusReport, status};
+pub use verbs::library::status::{CatalogStatus, Checked, StatusReport, status};
 #[cfg(feature = "remote")]
 pub use verbs::transfer::container_disk::{ContainerDiskReport, pull_foreign, push_for_kubevirt};
 pub use verbs::transfer::copy::{CopiedImage, CopyReport, copy, named_images};

@@ -14,6 +14,7 @@ use sha1::{Digest, Sha1};
 use super::packs::{PackState, check_packs};
 use super::report::{FsckOptions, FsckReport, LostImage, Verdict};
 use super::{records, repair};
+use crate::catalog::{self, Opened};
 use crate::error::{Error, Result, damaged};
 use crate::store::{Image, Objects, Shard, Store, StoredImage, names_of, strangers};
 use crate::task::pool::in_order;
@@ -34,6 +35,7 @@ pub fn fsck(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Re
         false => check(store, false, Shard::WHOLE, progress)?,
     };
     note_strangers(store, &mut report)?;
+    note_catalog(store, &mut report, progress)?;
     Ok(report)
 }
 
@@ -158,6 +160,29 @@ fn note_strangers(store: &Store, report: &mut FsckReport) -> Result<()> {
             if count == 1 { "1 file does".to_owned() } else { format!("{count} files do") },
             if count == 1 { "is" } else { "are" },
             names.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the catalog. It is derived from the images, so damage to it is no damage to the store.
+fn note_catalog(store: &Store, report: &mut FsckReport, progress: &dyn Progress) -> Result<()> {
+    let damage = match catalog::open(&**store.storage()) {
+        Ok(Opened::Catalog(coverage)) => {
+            progress.stage("checking the catalog", 0);
+            let mut segments = coverage.segments.iter();
+            segments.find_map(|(name, segment)| {
+                catalog::check_segment(store.storage(), name, segment, progress).err()
+            })
+        }
+        Ok(Opened::None) => None,
+        Ok(Opened::Newer(e) | Opened::Damaged(e)) | Err(e) => Some(e),
+    };
+    progress::check(progress)?;
+    if let Some(error) = damage {
+        report.notes.push(format!(
+            "the catalog cannot be used: {}; searches do without it, and `mif catalog` makes it again",
+            error.message()
         ));
     }
     Ok(())

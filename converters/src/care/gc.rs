@@ -17,6 +17,7 @@ use mif_formats::mif::pack::{IndexEntry, PackWriter};
 use mif_formats::mif::{ObjectId, PackId};
 use serde::Serialize;
 
+use crate::catalog::{self, Opened};
 use crate::error::{Error, Result, readable};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
@@ -98,6 +99,8 @@ pub struct GcReport {
     pub stray_indexes: u64,
     /// Unfinished files that were deleted, and files of work that machines had divided among themselves.
     pub unfinished: u64,
+    /// Files of the catalog that were deleted, because no query uses them any more.
+    pub catalog_files: u64,
     /// Bytes of packs before and after.
     pub pack_bytes: [u64; 2],
     /// Bytes of unneeded objects that stay because they are a small part of their packs.
@@ -130,6 +133,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
             }
             store.remove_version(name, *version)?;
         }
+        catalog::forget_removed(store)?;
         store.finish_removals()?;
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
@@ -149,6 +153,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     }
     sweep.unfinished(&mut report)?;
     report.unfinished += store.forget_runs(options.dry_run)?;
+    sweep.catalog(&mut report)?;
     report.strangers = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?.0;
     report.whole = report.damaged.is_empty() && report.warnings.is_empty();
     Ok(report)
@@ -734,6 +739,21 @@ impl Sweep<'_> {
             begun.into_iter().filter(|(_, epoch)| *epoch < oldest).map(|(name, _)| name).collect();
         report.unfinished = left.len() as u64;
         left.into_iter().try_for_each(|name| self.delete(&format!("tmp/{name}")))
+    }
+
+    /// Deletes files of the catalog that it does not need.
+    fn catalog(&self, report: &mut GcReport) -> Result<()> {
+        let kept = match catalog::open(self.storage) {
+            Ok(Opened::Catalog(coverage)) => coverage.segments.into_keys().collect(),
+            Ok(Opened::None | Opened::Damaged(_)) => BTreeSet::new(),
+            Ok(Opened::Newer(_)) => return Ok(()),
+            Err(e) => {
+                report.warnings.push(format!("{}; the catalog's unused files were not removed", e.message()));
+                return Ok(());
+            }
+        };
+        report.catalog_files = catalog::sweep(self.store, &kept, self.dry_run)?;
+        Ok(())
     }
 
     fn delete(&self, key: &str) -> Result<()> {

@@ -409,6 +409,7 @@ impl Command {
                 matches!(
                     library,
                     Library::Gc { .. }
+                        | Library::Catalog { .. }
                         | Library::Fsck { .. }
                         | Library::Rm { .. }
                         | Library::Tag { .. }
@@ -424,9 +425,10 @@ impl Command {
         use super::library::Library;
         match self {
             Command::Install(_) => true,
-            Command::Library(library) => {
-                !matches!(library, Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. })
-            }
+            Command::Library(library) => !matches!(
+                library,
+                Library::Catalog { .. } | Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. }
+            ),
             Command::Check(_) => true,
             verb => verb.only_reads(),
         }

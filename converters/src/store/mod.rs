@@ -12,12 +12,13 @@
 //! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
 //! trash/<epoch>/                         files to delete once no older epoch is used (trash)
 //! leases/<epoch>                         a shared lock for each user of the store    (leases)
+//! catalog/                               the manifests of many images in a few files  (crate::catalog)
 //! tmp/                                   unfinished files, which gc deletes
 //! work/<run>/                            which process does what of work that many share (work)
 //! lock                                   the lock of rm and gc
 //! ```
 //!
-//! Files never change once they exist, except store.json, which may gain a feature. An image appears at once and complete, after all its objects.
+//! Files never change once they exist, except store.json, which may gain a feature, and catalog/images.parquet. An image appears at once and complete, after all its objects.
 //!
 //! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait only for each other: they put files into
 //! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
@@ -25,6 +26,7 @@
 mod address;
 pub mod bucket;
 mod catalog;
+mod catalog_names;
 mod folder;
 mod header;
 mod index;
@@ -58,6 +60,9 @@ use std::sync::{Arc, OnceLock};
 
 pub use self::address::{BucketPlace, DiskForm, RegistryPlace, Service};
 pub(crate) use self::catalog::tables_of;
+pub(crate) use self::catalog_names::{
+    CATALOG, CATALOG_IMAGES, catalog_epoch, catalog_key, catalog_segment, catalog_sums_key,
+};
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;
 pub use self::header::FORMAT;

@@ -18,7 +18,7 @@ pub(crate) const IMAGE_FILES: [&str; 6] =
     ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet", "packs"];
 
 /// The files and directories in the root of a store.
-pub(super) const TOP: [&str; 14] = [
+pub(super) const TOP: [&str; 15] = [
     "store.json",
     "checked.json",
     "lock",
@@ -30,6 +30,7 @@ pub(super) const TOP: [&str; 14] = [
     "disks",
     "removed",
     "tags",
+    "catalog",
     "trash",
     "tmp",
     "work",
@@ -85,6 +86,7 @@ pub(super) fn max_len(key: &str) -> u64 {
     match (top, name) {
         (Some("store.json"), _) => 1 << 20,
         (Some("tags" | "disks" | "checked.json"), _) => 4 << 10,
+        (Some("catalog"), Some(name)) if name == "images.parquet" || name.ends_with(".sums") => 256 << 20,
         (Some("published" | "removed"), _) | (_, Some("image.json")) => 64 << 20,
         _ => 4 << 30,
     }
@@ -135,7 +137,7 @@ pub trait Storage: Send + Sync {
     }
 
     /// Writes a file durably, replacing the one under this key. For damaged files, files named by their own digest, and
-    /// the store's header: all others never change.
+    /// the store's header, its last check and the images of its catalog: all others never change.
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Writes several files of one directory durably and atomically: nobody ever sees only some of them. Returns false,

@@ -1,5 +1,6 @@
 //! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
+use super::catalog_names::is_of_catalog;
 use super::storage::{TOP, number};
 use super::work::PARTS;
 use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
@@ -13,6 +14,7 @@ const MAX_NAMED: usize = 20;
 pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
     let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
+    found.look("catalog", &is_of_catalog)?;
     found.look("tmp", &|name| unfinished_epoch(name).is_some())?;
     found.look("leases", &|name| is_number(name) || ["alone", "clock", "epoch"].contains(&name))?;
     for epoch in found.look("trash", &is_number)? {

@@ -8,32 +8,33 @@
 use super::varint::Reader;
 use crate::error::{Result, at};
 
-/// Calls `each` for each of the `count` texts of a page, in order. Their total length is limited to `limit` bytes,
+/// Calls `each` for each of the `count` texts of a page, in order, and says whether it is the text before. Their total length is limited to `limit` bytes,
 /// because a few bytes of a page can expand to a long text again and again.
 pub(super) fn each_text(
     what: &'static str,
     page: &[u8],
     count: usize,
     limit: usize,
-    mut each: impl FnMut(&[u8]),
+    mut each: impl FnMut(&[u8], bool),
 ) -> Result<()> {
     let mut reader = Reader::new(what, page);
     let prefixes = lengths(&mut reader, count)?;
     let suffixes = lengths(&mut reader, count)?;
     let mut text: Vec<u8> = Vec::new();
-    let mut sum = 0;
+    let (mut sum, mut is_first) = (0, true);
     for (prefix, suffix) in prefixes.into_iter().zip(suffixes) {
         if prefix > text.len() {
             let problem = format!("shares {prefix} bytes with the previous text, which has {}", text.len());
             return Err(reader.corrupt("text", problem));
         }
+        let again = !std::mem::take(&mut is_first) && suffix == 0 && prefix == text.len();
         text.truncate(prefix);
         text.extend_from_slice(reader.take("text", suffix)?);
         sum += text.len();
         if sum > limit {
             return Err(at(what).field("text").limit(format!("the texts have over {limit} bytes")));
         }
-        each(&text);
+        each(&text, again);
     }
     Ok(())
 }
@@ -102,7 +103,7 @@ mod tests {
 
     fn texts(page: &[u8], count: usize, limit: usize) -> Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
-        each_text("manifest", page, count, limit, |text| all.push(text.to_vec())).map(|()| all)
+        each_text("manifest", page, count, limit, |text, _| all.push(text.to_vec())).map(|()| all)
     }
 
     /// Encodes lengths in blocks of 128 in 4 miniblocks, each difference in 32 bits.

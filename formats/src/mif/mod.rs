@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+pub mod catalog;
 pub mod chunks;
 mod delta;
 pub mod digests;

@@ -17,7 +17,7 @@ use super::table::{
 use crate::error::{Error, Result, at};
 
 /// `name` and `version` are not free: query engines take those of the image from the names of the store's directories.
-const SCHEMA: &str = "message mif_packages {
+pub(super) const SCHEMA: &str = "message mif_packages {
     required binary volume (UTF8);
     required binary manager (UTF8);
     required binary package (UTF8);
@@ -158,7 +158,7 @@ pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
 }
 
 /// A table, open for reading some of its packages.
-pub struct Packages(Table<bytes::Bytes>);
+pub struct Packages(pub(super) Table<bytes::Bytes>);
 
 impl Packages {
     /// Reads the footer of a table.

@@ -8,6 +8,7 @@ mod boot_check;
 mod bounds;
 mod btrfs;
 mod build;
+mod catalog;
 mod cli;
 mod collection;
 mod compressed;

@@ -45,6 +45,7 @@ const MIF: &[(&str, u32)] = &[
     ("disk", 4),
     ("tree", 5),
     ("image", 6),
+    ("catalog", 7),
     ("ingest", 7),
     ("compose", 8),
     ("guest", 9),

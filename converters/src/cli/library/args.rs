@@ -103,6 +103,24 @@ read is deleted by a later gc.")]
         #[arg(long)]
         dry_run: bool,
     },
+    /// Bring the catalog up to date, by which searches and SQL answer for a whole library
+    #[command(after_help = "\
+Examples:
+  mif catalog              add the images that are not in it yet, and drop those that were removed
+  mif catalog --dry-run    show how many images it lacks
+  mif catalog --rm         remove it
+
+The catalog has the rows of all manifests in a few Parquet files, sorted by path and by digest. `mif search` uses it, and \
+DuckDB, Spark and Polars read it from the directory `catalog` of the store. It is derived from the images: without it, every \
+answer is the same. What an interrupted run has done stays.")]
+    Catalog {
+        /// Show what would be done without doing it
+        #[arg(long, conflicts_with = "rm")]
+        dry_run: bool,
+        /// Remove the catalog
+        #[arg(long)]
+        rm: bool,
+    },
     /// Check the store for damage, and repair it
     #[command(after_help = "\
 Examples:

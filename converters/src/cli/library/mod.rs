@@ -92,6 +92,16 @@ impl Context {
                 self.warn(&report.warnings);
                 return Ok(report.whole);
             }
+            Library::Catalog { rm: true, .. } => {
+                let store = Store::open_to_remove(path, &self.bar("store"))?;
+                self.report(&mif::remove_catalog(&store)?, text::catalog_removal)?;
+            }
+            Library::Catalog { dry_run, rm: false } => {
+                let report = mif::catalog(path, dry_run, &self.bar("catalog"))?;
+                self.report(&report, text::catalog)?;
+                self.warn(&report.warnings);
+                return Ok(self.none_damaged(&report.damaged));
+            }
             Library::Fsck { repair, from, list, open } => {
                 let (mut open, bar) = (open_options(open), self.bar("fsck"));
                 let from = if from.is_empty() { from } else { mif::disk_images(&from, &mut open, &bar)? };

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use mif::store::{StorePlace, Tag};
 use mif::{
-    FsckReport, GcReport, LogReport, LostImage, PackagesReport, RmReport, SearchReport, StatsReport,
-    StatusReport, Verdict,
+    CatalogRemoval, CatalogReport, FsckReport, GcReport, LogReport, LostImage, PackagesReport, RmReport,
+    SearchReport, StatsReport, StatusReport, Verdict,
 };
 
 use crate::cli::text::{counted, from_here, mode_text, printable, seconds_time, size, time};
@@ -99,11 +99,45 @@ pub(super) fn gc(report: &GcReport) -> String {
             }
         );
     }
+    if report.catalog_files > 0 {
+        let _ = writeln!(out, "catalog: {} {would}removed", counted(report.catalog_files, "unused file"));
+    }
     if !report.strangers.is_empty() {
         let names = printable(&report.strangers.join(", "));
         let _ = writeln!(out, "not part of the store, and left alone: {names}");
     }
     out
+}
+
+pub(super) fn catalog(report: &CatalogReport) -> String {
+    let mut out = String::new();
+    let would = if report.dry_run { "would be " } else { "" };
+    let _ = writeln!(
+        out,
+        "images: {} in the catalog, {} {would}added, {} {would}dropped",
+        report.images, report.added, report.dropped
+    );
+    let _ = writeln!(
+        out,
+        "catalog: {} in {} of {}; {} of files, {} of digests, {} of packages",
+        size(report.bytes),
+        counted(report.files, "file"),
+        counted(report.segments, "segment"),
+        counted(report.rows.files, "row"),
+        report.rows.digests,
+        report.rows.packages
+    );
+    if report.deleted > 0 {
+        let _ = writeln!(out, "leftovers: {} removed", counted(report.deleted, "unused file"));
+    }
+    out
+}
+
+pub(super) fn catalog_removal(removal: &CatalogRemoval) -> String {
+    match removal.deleted {
+        0 => "there is no catalog\n".to_owned(),
+        deleted => format!("catalog: {} removed\n", counted(deleted, "file")),
+    }
 }
 
 /// The maximum number of paths of an image that are listed without --list.
@@ -332,6 +366,13 @@ pub(super) fn status(report: &StatusReport) -> String {
         }
         None => writeln!(out, "checked     never; `mif fsck` does"),
     };
+    if let Some(catalog) = &report.catalog {
+        let lacking = match catalog.lacking {
+            0 => String::new(),
+            lacking => format!("; it lacks {lacking}, which `mif catalog` adds"),
+        };
+        let _ = writeln!(out, "catalog     {}{lacking}", counted(catalog.images, "version"));
+    }
     if report.good {
         out.push_str("attention   nothing\n");
     }

@@ -322,7 +322,7 @@ impl Storage for Bucket {
         if !is_image_folder(key) {
             self.remove(key)?;
         }
-        if ["packs/", "index/", "disks/", "tmp/"].iter().any(|top| key.starts_with(top)) {
+        if ["packs/", "index/", "disks/", "catalog/", "tmp/"].iter().any(|top| key.starts_with(top)) {
             return Ok(());
         }
         let mut names: Vec<String> =

@@ -1,5 +1,6 @@
 //! Verbs that maintain a library: its history, tags, removal, statistics.
 
+pub(crate) mod catalog;
 pub(crate) mod log;
 pub(crate) mod page;
 pub(crate) mod rm;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::catalog::forget_removed;
 use crate::error::{Error, Result};
 use crate::store::{ImageName, Selector, Store};
 
@@ -72,6 +73,7 @@ pub fn rm(store: &Store, names: &[ImageName], options: RmOptions) -> Result<RmRe
         removed.push(format!("{name}@{version}"));
     }
     if !dry_run {
+        forget_removed(store)?;
         store.finish_removals()?;
     }
     let tags = tags.into_iter().map(|tag| format!("{}@{}", tag.name, tag.tag)).collect();

@@ -3,10 +3,13 @@
 //! Reads the records and indexes, not the packs: whether their bytes are whole is for `fsck` to say. When it last did, and how
 //! that ended, is in a note ([`LastCheck`]).
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::stats::{StatsReport, stats};
 use crate::care::gc::{GcOptions, gc};
+use crate::catalog::{self, Opened};
 use crate::error::Result;
 use crate::notation;
 use crate::store::{LastCheck, Store};
@@ -42,8 +45,19 @@ pub struct StatusReport {
     pub gc_bytes: u64,
     /// The last check that left a note. It says how the store was then, and proves nothing.
     pub checked: Option<Checked>,
+    /// The catalog, if there is one that can be read.
+    pub catalog: Option<CatalogStatus>,
     /// What needs attention, each a sentence that says what to do.
     pub attention: Vec<String>,
+}
+
+/// How far the catalog of a store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CatalogStatus {
+    /// The number of versions in it.
+    pub images: u64,
+    /// The number of versions that it lacks.
+    pub lacking: u64,
 }
 
 /// The last check of a store.
@@ -103,7 +117,22 @@ pub fn status(store: &Store, progress: &dyn Progress) -> Result<StatusReport> {
         attention.push("a large part of the store is unused; run `mif gc`".to_owned());
     }
     let (mut tags, mut newest) = (0, None);
-    for image in store.images()?.0 {
+    let all = store.images()?.0;
+    let catalog = match catalog::open(&**store.storage()) {
+        Ok(Opened::Catalog(coverage)) => {
+            let known: HashSet<(&str, u32)> =
+                coverage.images.iter().map(|image| (&image.name[..], image.version)).collect();
+            let lacking =
+                all.iter().filter(|image| !known.contains(&(&image.name[..], image.version))).count();
+            Some(CatalogStatus { images: known.len() as u64, lacking: lacking as u64 })
+        }
+        Ok(Opened::None) => None,
+        Ok(Opened::Newer(e) | Opened::Damaged(e)) | Err(e) => {
+            attention.push(format!("the catalog cannot be used: {}; run `mif catalog`", e.message()));
+            None
+        }
+    };
+    for image in all {
         if newest.as_ref().is_none_or(|(time, _)| *time <= image.provenance.time) {
             newest = Some((image.provenance.time, image.id()));
         }
@@ -126,6 +155,7 @@ pub fn status(store: &Store, progress: &dyn Progress) -> Result<StatusReport> {
         newest_time,
         gc_bytes,
         checked,
+        catalog,
         attention,
     })
 }

@@ -63,7 +63,7 @@ impl From<Column> for usize {
 }
 
 /// A manifest, open for reading some of its columns.
-pub struct Columns<R: ChunkReader + 'static>(Table<R>);
+pub struct Columns<R: ChunkReader + 'static>(pub(in crate::mif) Table<R>);
 
 impl Columns<Bytes> {
     /// Opens a manifest in memory.

@@ -4,7 +4,7 @@
 //! is not UTF-8 is escaped (`\xff`), and `path_bytes` keeps the original.
 
 pub mod columns;
-mod schema;
+pub(in crate::mif) mod schema;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

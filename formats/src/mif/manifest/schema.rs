@@ -1,7 +1,7 @@
 //! The columns of a manifest as a Parquet schema.
 
 /// The columns, in Parquet's schema language. `docs/manifest.md` documents them for users.
-pub(super) const SCHEMA: &str = "message mif {
+pub(in crate::mif) const SCHEMA: &str = "message mif {
     required binary volume (UTF8);
     required binary path (UTF8);
     required binary type (UTF8);

@@ -7,9 +7,11 @@
 //! only the fields listed here are accepted, each with its type, and every element of a list takes at least one byte.
 
 use std::io::{self, Cursor, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length, SerializedFileReader};
 
@@ -27,7 +29,7 @@ const HEADER_MAX: usize = 64 << 10;
 /// Opens a file; checks the footer now, and page headers as they are read.
 pub(super) fn open<R: ChunkReader + 'static>(
     what: &'static str,
-    file: R,
+    file: Arc<R>,
 ) -> Result<SerializedFileReader<Checked<R>>> {
     let io = |error: ParquetError| broken(what, error);
     if let Some(start) = file.len().checked_sub(TAIL) {
@@ -46,7 +48,7 @@ pub(super) fn open<R: ChunkReader + 'static>(
 
 /// A file whose structures are checked before the crate reads them.
 pub(super) struct Checked<R> {
-    file: R,
+    file: Arc<R>,
     /// True once the tail has been read, which comes first. Every later `get_read` is for a page header.
     is_open: AtomicBool,
 }
@@ -93,6 +95,14 @@ impl<T: Read> Read for Header<T> {
             Header::Unread(_) => unreachable!("it was read above"),
         }
     }
+}
+
+/// Decodes a bloom filter, which follows its header; `None` if it is damaged.
+pub(super) fn bloom_filter(bytes: &[u8]) -> Option<Sbbf> {
+    structure(&mut Tee::new(bytes, bytes.len().min(HEADER_MAX)), BLOOM_FILTER).ok()?;
+    let filter = crate::guard::catch(|| Sbbf::from_bytes(bytes))?.ok()?;
+    // The crate divides by the number of blocks.
+    (filter.num_blocks() > 0).then_some(filter)
 }
 
 fn wrong(problem: impl Into<String>) -> io::Error {
@@ -291,6 +301,14 @@ const COLUMN: Fields = &[
 
 const STATISTICS: Fields =
     &[(1, Binary), (2, Binary), (3, Int), (4, Int), (5, Binary), (6, Binary), (7, Bool), (8, Bool)];
+
+/// `BloomFilterHeader`: the length of the filter, and unions of which each has one variant without fields.
+const BLOOM_FILTER: Fields = &[
+    (1, Int),
+    (2, Struct(&[(1, Struct(&[]))])),
+    (3, Struct(&[(1, Struct(&[]))])),
+    (4, Struct(&[(1, Struct(&[]))])),
+];
 
 /// `PageHeader`.
 const PAGE: Fields = &[

@@ -1,5 +1,8 @@
 //! Reads selected columns and rows of a table, and nothing else of the file.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::PageReader;
 use parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
@@ -8,11 +11,13 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::Type as SchemaType;
 
 use super::checked::{self, Checked};
 use super::guarded::{broken, guarded};
 use super::limits::{GROUP_BYTES_MAX, GROUP_ROWS_MAX};
 use super::pages::{BY_THE_CRATE, Pages};
+use super::values::Values;
 use crate::error::{Result, at};
 use crate::mif::delta;
 
@@ -20,20 +25,52 @@ use crate::mif::delta;
 pub(in crate::mif) struct Table<R: ChunkReader + 'static> {
     what: &'static str,
     reader: SerializedFileReader<Checked<R>>,
+    file: Arc<R>,
+    /// The leaf of each column by its number; empty if the numbers are the leaves.
+    leaves: Vec<usize>,
 }
 
 impl<R: ChunkReader + 'static> Table<R> {
     /// Reads the footer of a table and checks that it has the columns of `schema`.
     pub(in crate::mif) fn open(what: &'static str, file: R, schema: &str) -> Result<Self> {
-        let reader = checked::open(what, file)?;
-        let expected = parse_message_type(schema).expect("the schema is constant");
-        let metadata = reader.metadata().file_metadata();
-        if metadata.schema() != &expected {
-            return Err(at(what).field("schema").unsupported("does not have the columns of this version"));
+        Self::any(what, file)?.with_columns(&parse_message_type(schema).expect("the schema is constant"), &[])
+    }
+
+    /// Reads the footer of a table, whatever columns it has.
+    pub(in crate::mif) fn any(what: &'static str, file: R) -> Result<Self> {
+        let file = Arc::new(file);
+        let reader = checked::open(what, file.clone())?;
+        let metadata = reader.metadata();
+        let groups = metadata.row_groups().iter().map(RowGroupMetaData::num_rows);
+        check_rows(what, groups, metadata.file_metadata().num_rows())?;
+        Ok(Table { what, reader, file, leaves: Vec::new() })
+    }
+
+    /// Checks that a table has the columns of a schema. If `numbers` is not empty, the columns are addressed by their
+    /// places in it, by name.
+    pub(in crate::mif) fn with_columns(mut self, schema: &SchemaType, numbers: &[String]) -> Result<Self> {
+        let metadata = self.reader.metadata().file_metadata();
+        if metadata.schema() != schema {
+            return Err(at(self.what)
+                .field("schema")
+                .unsupported("does not have the columns of this version"));
         }
-        let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
-        check_rows(what, groups, metadata.num_rows())?;
-        Ok(Table { what, reader })
+        let names: Vec<String> =
+            metadata.schema_descr().columns().iter().map(|leaf| leaf.path().string()).collect();
+        let leaf = |name: &String| names.iter().position(|known| known == name).unwrap_or(ABSENT);
+        self.leaves = numbers.iter().map(leaf).collect();
+        Ok(self)
+    }
+
+    /// Returns a text that the writer of the table has attached to it.
+    pub(in crate::mif) fn note(&self, key: &str) -> Option<&str> {
+        let notes = self.reader.metadata().file_metadata().key_value_metadata()?;
+        notes.iter().find(|note| note.key == key)?.value.as_deref()
+    }
+
+    /// Returns the number of row groups.
+    pub(in crate::mif) fn group_count(&self) -> usize {
+        self.reader.num_row_groups()
     }
 
     /// Returns the number of rows.
@@ -47,7 +84,9 @@ impl<R: ChunkReader + 'static> Table<R> {
         (0..self.reader.num_row_groups()).map(move |number| {
             let metadata = self.reader.metadata().row_group(number);
             let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
-            let group = Group { what: self.what, reader: &self.reader, number, metadata, start, rows };
+            let (file, leaves) = (&*self.file, &self.leaves[..]);
+            let group =
+                Group { what: self.what, reader: &self.reader, file, number, metadata, leaves, start, rows };
             start += rows;
             group
         })
@@ -70,8 +109,25 @@ fn check_rows(what: &'static str, groups: impl Iterator<Item = i64>, rows: i64) 
     Ok(())
 }
 
+/// The longest bloom filter that is read, in bytes: one for the most rows of a group takes a tenth of it.
+const FILTER_MAX: usize = 1 << 20;
+
+/// The leaf of a column that a table does not have.
+const ABSENT: usize = usize::MAX;
+
+/// The bytes of a file, independent of its type.
+trait FileBytes: Sync {
+    fn bytes(&self, start: u64, len: usize) -> Result<Bytes, ParquetError>;
+}
+
+impl<R: ChunkReader> FileBytes for R {
+    fn bytes(&self, start: u64, len: usize) -> Result<Bytes, ParquetError> {
+        self.get_bytes(start, len)
+    }
+}
+
 /// A reader of row groups, independent of the file's type.
-trait Groups {
+trait Groups: Sync {
     fn group(&self, i: usize) -> Result<Box<dyn RowGroupReader + '_>, ParquetError>;
 }
 
@@ -85,8 +141,10 @@ impl<R: ChunkReader + 'static> Groups for SerializedFileReader<R> {
 pub struct Group<'a> {
     what: &'static str,
     reader: &'a dyn Groups,
+    file: &'a dyn FileBytes,
     number: usize,
     metadata: &'a RowGroupMetaData,
+    leaves: &'a [usize],
     /// The number of its first row in the table.
     pub start: usize,
     /// The number of rows.
@@ -101,24 +159,65 @@ impl Group<'_> {
     /// are bounds rather than values.
     #[must_use]
     pub fn bounds(&self, column: impl Into<usize>) -> Option<(&[u8], &[u8])> {
-        let statistics = self.metadata.column(column.into()).statistics()?;
+        let column = self.find(column)?;
+        let statistics = self.metadata.column(column).statistics()?;
         Some((statistics.min_bytes_opt()?, statistics.max_bytes_opt()?))
     }
 
     /// True if no row has a value in this column.
     #[must_use]
     pub fn all_null(&self, column: impl Into<usize>) -> bool {
-        let statistics = self.metadata.column(column.into()).statistics();
+        let Some(column) = self.find(column) else { return true };
+        let statistics = self.metadata.column(column).statistics();
         statistics.and_then(parquet::file::statistics::Statistics::null_count_opt)
             == Some(self.metadata.num_rows() as u64)
     }
 
+    /// Returns true if no row has one of the values `wanted` in this column, as far as the bloom filter of the column tells.
+    #[must_use]
+    pub fn lacks<'d>(&self, column: impl Into<usize>, mut wanted: impl Iterator<Item = &'d [u8]>) -> bool {
+        let filter = self.find(column).and_then(|column| {
+            let metadata = self.metadata.column(column);
+            let start = u64::try_from(metadata.bloom_filter_offset()?).ok()?;
+            let len =
+                usize::try_from(metadata.bloom_filter_length()?).ok().filter(|len| *len <= FILTER_MAX)?;
+            checked::bloom_filter(&self.file.bytes(start, len).ok()?)
+        });
+        filter.is_some_and(|filter| !wanted.any(|value| filter.check(value)))
+    }
+
+    /// Reads a whole column by its place in the file, whatever its type is.
+    pub(in crate::mif) fn raw_values(&self, leaf: usize) -> Result<Values> {
+        Group { leaves: &[], ..*self }.values(leaf)
+    }
+
+    /// Reads a whole column, whatever its type is. Its number is its place in the file.
+    pub(in crate::mif) fn values(&self, leaf: usize) -> Result<Values> {
+        let metadata = self.metadata.column(leaf);
+        let is_list = metadata.column_descr().max_rep_level() > 0;
+        let values = match metadata.column_type() {
+            _ if is_list => Values::Lists(self.lists(leaf)?),
+            _ if self.all_null(leaf) => return Ok(Values::None),
+            Type::INT32 | Type::INT64 => Values::Numbers(self.numbers(leaf)?),
+            Type::FIXED_LEN_BYTE_ARRAY => {
+                let read = self.optional::<FixedLenByteArrayType>(leaf)?;
+                Values::Bytes(read.into_iter().map(|value| value.map(ByteArray::from)).collect())
+            }
+            _ if metadata.column_descr().max_def_level() == 0 => {
+                Values::Bytes(self.texts(leaf)?.into_iter().map(Some).collect())
+            }
+            _ => Values::Bytes(self.blobs(leaf)?),
+        };
+        if values.len() == Some(self.rows) { Ok(values) } else { Err(self.short(leaf)) }
+    }
+
     /// Reads a required column of text or bytes.
     pub fn texts(&self, column: impl Into<usize>) -> Result<Vec<ByteArray>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         if self.is_delta(column) {
             let mut values = Vec::with_capacity(self.rows);
-            self.each_text(column, |text| values.push(ByteArray::from(text.to_vec())))?;
+            self.each_text(number, |text| values.push(ByteArray::from(text.to_vec())))?;
             return Ok(values);
         }
         let (values, ..) = self.read::<ByteArrayType>(column)?;
@@ -128,9 +227,15 @@ impl Group<'_> {
 
     /// Calls `each` with each value of a required column of text or bytes, in row order.
     pub fn each_text(&self, column: impl Into<usize>, mut each: impl FnMut(&[u8])) -> Result<()> {
-        let column = column.into();
+        self.each_text_again(column, |text, _| each(text))
+    }
+
+    /// As [`each_text`](Self::each_text), and says whether the value is known to be that of the row before.
+    pub fn each_text_again(&self, column: impl Into<usize>, mut each: impl FnMut(&[u8], bool)) -> Result<()> {
+        let number = column.into();
+        let column = self.leaf(number)?;
         if !self.is_delta(column) {
-            self.texts(column)?.iter().for_each(|text| each(text.data()));
+            self.texts(number)?.iter().for_each(|text| each(text.data(), false));
             return Ok(());
         }
         let mut pages = guarded(self.what, || self.pages(column, &[Encoding::DELTA_BYTE_ARRAY]))?;
@@ -143,9 +248,9 @@ impl Group<'_> {
             }
             let count = page.num_values() as usize;
             rows += count;
-            delta::each_text(self.what, page.buffer(), count, GROUP_BYTES_MAX - bytes, |text| {
+            delta::each_text(self.what, page.buffer(), count, GROUP_BYTES_MAX - bytes, |text, again| {
                 bytes += text.len();
-                each(text);
+                each(text, again);
             })?;
         }
         if rows == self.rows { Ok(()) } else { Err(self.short(column)) }
@@ -153,9 +258,10 @@ impl Group<'_> {
 
     /// Reads some rows of a required column of text or bytes; `rows` are ascending row numbers within the group.
     pub fn texts_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<ByteArray>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         if rows.len() == self.rows {
-            return self.texts(column);
+            return self.texts(number);
         }
         if !self.is_delta(column) {
             let picked = self.pick::<ByteArrayType>(column, rows)?;
@@ -165,7 +271,7 @@ impl Group<'_> {
         }
         let (mut picked, mut wanted) = (Vec::with_capacity(rows.len()), rows.iter().peekable());
         let mut row = 0;
-        self.each_text(column, |text| {
+        self.each_text(number, |text| {
             if wanted.next_if_eq(&&row).is_some() {
                 picked.push(ByteArray::from(text.to_vec()));
             }
@@ -176,7 +282,8 @@ impl Group<'_> {
 
     /// Reads an optional column of text or bytes.
     pub fn blobs(&self, column: impl Into<usize>) -> Result<Vec<Option<ByteArray>>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         let values = self.optional::<ByteArrayType>(column)?;
         self.unfolded(column, values.iter().flatten())?;
         Ok(values)
@@ -184,12 +291,13 @@ impl Group<'_> {
 
     /// Reads some rows of an optional column of text or bytes.
     pub fn blobs_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<Option<ByteArray>>> {
-        let column = column.into();
-        if self.all_null(column) {
+        let number = column.into();
+        let column = self.leaf(number)?;
+        if self.all_null(number) {
             return Ok(vec![None; rows.len()]);
         }
         if rows.len() == self.rows {
-            return self.blobs(column);
+            return self.blobs(number);
         }
         let values = self.pick::<ByteArrayType>(column, rows)?;
         self.unfolded(column, values.iter().flatten())?;
@@ -198,7 +306,8 @@ impl Group<'_> {
 
     /// Reads a column of lists of text or bytes: the values of each row.
     pub fn lists(&self, column: impl Into<usize>) -> Result<Vec<Vec<ByteArray>>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         let wrong = || self.broken(column, "has invalid list levels, or too few values");
         let (values, def, rep) = self.read::<ByteArrayType>(column)?;
         self.unfolded(column, &values)?;
@@ -217,9 +326,10 @@ impl Group<'_> {
 
     /// Reads some rows of a column of lists of text or bytes: the number of values of each.
     pub fn list_lens_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<usize>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         if rows.len() == self.rows {
-            return Ok(self.lists(column)?.iter().map(Vec::len).collect());
+            return Ok(self.lists(number)?.iter().map(Vec::len).collect());
         }
         let mut lens = Vec::with_capacity(rows.len());
         guarded(self.what, || {
@@ -230,7 +340,8 @@ impl Group<'_> {
 
     /// Reads a column of numbers.
     pub fn numbers(&self, column: impl Into<usize>) -> Result<Vec<Option<i64>>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         match self.metadata.column(column).column_type() {
             Type::INT32 => {
                 Ok(self.optional::<Int32Type>(column)?.into_iter().map(|v| v.map(i64::from)).collect())
@@ -241,7 +352,8 @@ impl Group<'_> {
 
     /// Reads some rows of a column of numbers.
     pub fn numbers_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<Option<i64>>> {
-        let column = column.into();
+        let number = column.into();
+        let column = self.leaf(number)?;
         match self.metadata.column(column).column_type() {
             Type::INT32 => {
                 let picked = self.pick::<Int32Type>(column, rows)?;
@@ -253,8 +365,9 @@ impl Group<'_> {
 
     /// Reads a column of digests.
     pub fn digests<const N: usize>(&self, column: impl Into<usize>) -> Result<Vec<Option<[u8; N]>>> {
-        let column = column.into();
-        if self.all_null(column) {
+        let number = column.into();
+        let column = self.leaf(number)?;
+        if self.all_null(number) {
             return Ok(vec![None; self.rows]);
         }
         let read = self.optional::<FixedLenByteArrayType>(column)?;
@@ -267,12 +380,25 @@ impl Group<'_> {
         column: impl Into<usize>,
         rows: &[usize],
     ) -> Result<Vec<Option<[u8; N]>>> {
-        let column = column.into();
-        if self.all_null(column) {
+        let number = column.into();
+        let column = self.leaf(number)?;
+        if self.all_null(number) {
             return Ok(vec![None; rows.len()]);
         }
         let read = self.pick::<FixedLenByteArrayType>(column, rows)?;
         Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
+    }
+
+    /// Returns the leaf of a column; `None` if the table does not have it.
+    fn find(&self, column: impl Into<usize>) -> Option<usize> {
+        let number = column.into();
+        let leaf = if self.leaves.is_empty() { number } else { self.leaves.get(number).copied()? };
+        (leaf < self.metadata.num_columns()).then_some(leaf)
+    }
+
+    fn leaf(&self, number: usize) -> Result<usize> {
+        let lacking = || at(self.what).field("schema").unsupported(format!("lacks the column {number}"));
+        self.find(number).ok_or_else(lacking)
     }
 
     fn is_delta(&self, column: usize) -> bool {
@@ -397,9 +523,6 @@ impl Group<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
     use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
     use parquet::file::writer::SerializedFileWriter;
 

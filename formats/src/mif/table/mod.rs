@@ -6,6 +6,7 @@ mod group;
 mod guarded;
 mod limits;
 mod pages;
+mod values;
 
 use std::io::Write;
 
@@ -19,6 +20,7 @@ pub(super) use self::group::Table;
 pub(super) use self::guarded::broken;
 pub(super) use self::limits::GROUP_ROWS_MAX;
 pub(super) use self::limits::{GROUP_BYTES_MAX, VALUE_COST};
+pub(super) use self::values::{Values, write_values};
 use crate::error::{Result, at};
 
 /// Returns the compression of pages.

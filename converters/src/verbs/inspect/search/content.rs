@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use mif_formats::mif::digests::{HEADER, find, sections};
+use mif_formats::mif::manifest::columns::{Column, Group};
 
 use crate::error::{Error, Result};
 use crate::host::named::{MAX_CONTENT, open};
@@ -68,6 +69,19 @@ impl WantedContents {
             .advise("Put each SHA-1 on its own line, as 40 hex digits"));
         }
         Ok(())
+    }
+
+    /// Returns false if no row of a group of the catalog's digests matches, by the first and the last BLAKE3 and by the
+    /// bloom filter of the SHA-1s.
+    pub(super) fn may_be_in(&self, group: &Group<'_>) -> bool {
+        /// With more, each group has one of them, or seems to.
+        const ASKED: usize = 64;
+        let is_between =
+            |(low, high): (&[u8], &[u8])| self.blake3.iter().any(|d| low <= &d[..] && &d[..] <= high);
+        let may_be = !self.blake3.is_empty() && group.bounds(Column::Blake3).is_none_or(is_between);
+        may_be
+            || self.sha1.len() > ASKED
+            || !self.sha1.is_empty() && !group.lacks(Column::Sha1, self.sha1.iter().map(|digest| &digest[..]))
     }
 
     /// Returns true if the query has BLAKE3 digests.

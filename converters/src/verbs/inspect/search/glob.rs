@@ -65,10 +65,24 @@ impl PathGlob {
 
     /// Returns true if a path between `low` and `high` can match.
     pub(super) fn may_lie(&self, low: &[u8], high: &[u8]) -> bool {
-        let prefix = self.prefix.as_bytes();
-        let common = prefix.len().min(high.len());
-        !self.whole_path || prefix[..common] <= high[..common] && (prefix >= low || low.starts_with(prefix))
+        !self.whole_path || may_begin(self.prefix.as_bytes(), low, high)
     }
+
+    /// Returns true if a path between `low` and `high` below `folder` can match where it is seen below `point`.
+    pub(super) fn may_lie_below(&self, folder: &str, point: &str, low: &[u8], high: &[u8]) -> bool {
+        let prefix = match self.prefix.strip_prefix(point) {
+            Some(rest) => format!("{folder}{rest}"),
+            None if point.starts_with(&self.prefix) => folder.to_owned(),
+            None => return false,
+        };
+        !self.whole_path || may_begin(prefix.as_bytes(), low, high)
+    }
+}
+
+/// Returns true if a text between `low` and `high` can begin with a prefix.
+fn may_begin(prefix: &[u8], low: &[u8], high: &[u8]) -> bool {
+    let common = prefix.len().min(high.len());
+    prefix[..common] <= high[..common] && (prefix >= low || low.starts_with(prefix))
 }
 
 #[cfg(test)]

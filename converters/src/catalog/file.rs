@@ -12,14 +12,14 @@ use crate::store::Storage;
 const WINDOW: usize = 64 << 10;
 
 /// A file of the store.
-pub(super) struct StoredFile {
+pub(crate) struct StoredFile {
     storage: Arc<dyn Storage>,
     key: Arc<str>,
     len: u64,
 }
 
 impl StoredFile {
-    pub(super) fn new(storage: Arc<dyn Storage>, key: &str) -> io::Result<Self> {
+    pub(crate) fn new(storage: Arc<dyn Storage>, key: &str) -> io::Result<Self> {
         let len = storage.len(key)?;
         Ok(StoredFile { storage, key: key.into(), len })
     }
@@ -46,7 +46,7 @@ impl ChunkReader for StoredFile {
 }
 
 /// The bytes of a file from an offset on.
-pub(super) struct ReadOn {
+pub(crate) struct ReadOn {
     storage: Arc<dyn Storage>,
     key: Arc<str>,
     at: u64,

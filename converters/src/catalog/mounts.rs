@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use mif_formats::fs;
 use mif_formats::mif::ObjectId;
-use mif_formats::mif::manifest::columns::{Column, Columns};
+use mif_formats::mif::manifest::columns::{ChunkReader, Column, Columns};
 use mif_formats::mif::manifest::escape;
 
-use super::file::StoredFile;
 use crate::error::{Result, damaged};
 use crate::image::stored_tree;
 use crate::store::{FilesystemRecord, Objects, StoredImage};
@@ -20,13 +19,13 @@ const MAX_FSTAB: u64 = 1 << 20;
 
 /// For each volume, its directories that a root filesystem shows, with the paths at which it does; both are empty for
 /// the topmost directory. Volumes that are not shown elsewhere than in themselves have no entry.
-pub(super) type Points = BTreeMap<String, Vec<(String, String)>>;
+pub(crate) type Points = BTreeMap<String, Vec<(String, String)>>;
 
 /// Returns the mount points of an image. Calls `objects` only if the image has subvolumes, or several volumes and an
 /// fstab or partitions that are mounted by their types.
-pub(super) fn points(
+pub(crate) fn points<R: ChunkReader + 'static>(
     stored: &StoredImage,
-    columns: &Columns<StoredFile>,
+    columns: &Columns<R>,
     objects: &dyn Fn() -> Result<std::sync::Arc<Objects>>,
 ) -> Result<Points> {
     let (mut filesystems, mut has_subvolumes) = (0, false);
@@ -79,7 +78,7 @@ fn add(points: &mut Points, volume: String, folder: String, point: String) {
 }
 
 /// Returns the contents of `/etc/fstab` on each volume that has one.
-fn fstabs(columns: &Columns<StoredFile>) -> mif_formats::Result<Vec<ObjectId>> {
+fn fstabs<R: ChunkReader + 'static>(columns: &Columns<R>) -> mif_formats::Result<Vec<ObjectId>> {
     const FSTAB: &[u8] = b"/etc/fstab";
     let mut found = Vec::new();
     for group in columns.groups() {
