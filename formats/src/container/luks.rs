@@ -27,7 +27,7 @@ impl Format for Luks {
 
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         let files = vec![file.opened()];
-        let path = file.path().display().to_string();
+        let name = file.name();
         let header = Header::read(&file)?
             .ok_or_else(|| at("LUKS header").field("magic").byte(0).corrupt("this is not a LUKS volume"))?;
         let (what, warnings) = (header.info.describe(), header.warnings.clone());
@@ -39,7 +39,7 @@ impl Format for Luks {
             files,
             own_files: 1,
             warnings,
-            decrypted: vec![format!("{path}: {what}")],
+            decrypted: vec![format!("{name}: {what}")],
         })
     }
 

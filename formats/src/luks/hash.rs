@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 
 use crate::error::{Result, at};
 
-/// The most memory that Argon2 may use, in KiB: 2 GiB. cryptsetup chooses at most 1 GiB by itself.
+/// The most memory that Argon2 may use, in KiB: 2 GiB. cryptsetup chooses at most 1 GiB by itself, and
+/// RFC 9106 recommends 2 GiB (<https://github.com/secureblue/secureblue/issues/2526>).
 pub(crate) const MAX_MEMORY: u32 = 2 << 20;
 
 /// The work that opening a volume may take, in rounds of PBKDF2: minutes on a slow machine. cryptsetup chooses a cost of two

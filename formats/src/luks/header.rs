@@ -251,7 +251,9 @@ impl Locked {
         }
         let mut text = match (passphrases.is_empty(), self.slots.is_empty(), usable) {
             (true, _, _) => {
-                format!("the volume is encrypted ({what}); pass its key with --key-file FILE or --ask-key")
+                format!(
+                    "the volume is encrypted ({what}); pass its key with --key-file FILE or --ask-key (and to `mif import --decrypt`, which stores its plaintext)"
+                )
             }
             (_, true, _) => format!("the volume ({what}) has no key slot in use, so no key opens it"),
             (_, _, false) => format!("mif cannot use a key slot of the volume ({what})"),

@@ -166,7 +166,7 @@ fn open_luks(
     let what = luks.info.describe();
     disk.details.push(("encryption".to_owned(), what.clone()));
     let cipher = luks.open_cipher(&slice, &opener.options().passphrases, &mut luks::Budget::default())?;
-    disk.decrypted.push(format!("{}: {what}", file.path().display()));
+    disk.decrypted.push(format!("{}: {what}", file.name()));
     Ok(Some(cipher))
 }
 

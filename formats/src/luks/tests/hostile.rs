@@ -88,6 +88,7 @@ fn each_bad_field_of_luks1_is_refused() {
     }
 }
 
+/// <https://github.com/edgelesssys/contrast/issues/2648>: a list of checks that forgot what a slot costs.
 #[test]
 fn each_bad_value_of_the_json_is_refused() {
     if !have(&["cryptsetup"]) {
