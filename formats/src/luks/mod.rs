@@ -15,9 +15,10 @@
 
 mod cipher;
 mod hash;
-mod header;
 mod key;
+mod locked;
 mod payload;
+mod read;
 mod split;
 mod v1;
 mod v2;
@@ -25,8 +26,8 @@ mod v2_json;
 
 pub(crate) use self::cipher::Cipher;
 pub use self::hash::Budget;
-pub use self::header::{Header, Info};
 pub use self::key::Passphrase;
+pub use self::locked::{Header, Info};
 pub use self::payload::Plaintext;
 
 /// What a LUKS volume begins with.

@@ -2,7 +2,7 @@
 
 use super::cipher::Spec;
 use super::hash::{Hash, Kdf};
-use super::header::{Digest, Header, Info, Locked, Slot, padded_text};
+use super::locked::{Digest, Header, Info, Locked, Slot, padded_text};
 use super::payload::Payload;
 use crate::bytes::be32;
 use crate::error::{Result, at};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::hash::Hash;
-use super::header::{Header, Info, padded_text};
+use super::locked::{Header, Info, padded_text};
 use super::{MAGIC, v2_json};
 use crate::bytes::{be16, be64};
 use crate::checksum;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::cipher::Spec;
 use super::hash::{Hash, Kdf};
-use super::header::{Digest, Locked, Slot};
+use super::locked::{Digest, Locked, Slot};
 use super::payload::Payload;
 use crate::error::{Error, Result, at};
 

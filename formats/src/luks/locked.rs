@@ -1,4 +1,4 @@
-//! What a header says, in either version, and opening a volume with a passphrase.
+//! What a header says, whatever its version, and opening a volume with a passphrase.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,8 +7,7 @@ use super::cipher::{Cipher, Spec};
 use super::hash::{Budget, Hash, Kdf, pbkdf2};
 use super::key::{Passphrase, VolumeKey};
 use super::payload::{Payload, Plaintext};
-use super::{MAGIC, split, v1, v2};
-use crate::bytes::be16;
+use super::split;
 use crate::error::{Error, ErrorKind, Result, at};
 use crate::source::{Source, check_range};
 
@@ -152,28 +151,6 @@ impl Digest {
 }
 
 impl Header {
-    /// Reads the header of a volume; `None` if it is not LUKS. A header that mif cannot open (another cipher) is returned
-    /// all the same: [`Header::open`] says why.
-    ///
-    /// Fails if the header is damaged (`Corrupt`), or of an unknown version (`Unsupported`).
-    pub fn read(volume: &dyn Source) -> Result<Option<Self>> {
-        if volume.len() < 512 {
-            return Ok(None);
-        }
-        let head = volume.read_vec(0, 512)?;
-        if !head.starts_with(&MAGIC) {
-            return Ok(None);
-        }
-        match be16(&head, 6) {
-            1 => v1::read(volume).map(Some),
-            2 => v2::read(volume).map(Some),
-            other => Err(at("LUKS header")
-                .field("version")
-                .byte(6)
-                .unsupported(format!("is {other}, expected 1 or 2"))),
-        }
-    }
-
     /// Opens `volume`, whose header this is, with the first of `passphrases` that a key slot takes.
     ///
     /// Fails if none is taken (`Denied`), if the header needs what mif does not have (`Unsupported`) or more work than
