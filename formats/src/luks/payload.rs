@@ -115,4 +115,8 @@ impl Source for Plaintext {
         check_range("LUKS payload", self.len(), offset, 1)?;
         Ok(Extent::data(offset, self.len() - offset))
     }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.volume.sector_size()
+    }
 }

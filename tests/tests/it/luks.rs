@@ -130,7 +130,8 @@ fn an_encrypted_partition_is_read_with_its_key() {
     run(&mut work.mif(&["cat", "./disk.raw", "p2:/hello", "--key-file", "wrong", "--key-file", "key"]));
 
     // The plaintext takes the place of the partition, and zeros follow.
-    run(&mut work.mif(&["convert", "./disk.raw", "plain.raw", "--key-file", "key"]));
+    let report = run(&mut work.mif(&["convert", "./disk.raw", "plain.raw", "--key-file", "key"]));
+    assert!(report.contains("note: written as plaintext: p2: LUKS2"), "{report}");
     let (before, after) = (fs::read(work.at("disk.raw")).unwrap(), fs::read(work.at("plain.raw")).unwrap());
     let plain = fs::read(work.at("root.raw")).unwrap();
     assert_eq!(before.len(), after.len());
