@@ -173,13 +173,14 @@ fn what_qemu_img_encrypts_is_read() {
     if !have(&["qemu-img"]) {
         return;
     }
+    // Without keys of 192 bits, whose stripes are not whole sectors: QEMU 7.2 aborts at them.
     let cases = [
         ("", "aes-xts-plain64"),
         (",cipher-alg=aes-128,hash-alg=sha512", "aes-xts-plain64"),
         (",ivgen-alg=plain,hash-alg=sha1", "aes-xts-plain"),
         (",cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256", "aes-cbc-essiv:sha256"),
         (",cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256", "aes-cbc-essiv:sha256"),
-        (",cipher-alg=aes-192,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha224", "aes-cbc-plain64"),
+        (",cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha224", "aes-cbc-plain64"),
         (",cipher-mode=cbc,ivgen-alg=plain,hash-alg=sha384", "aes-cbc-plain"),
     ];
     for (options, cipher) in cases {
