@@ -22,8 +22,8 @@ fn work() -> WorkFolder {
     work
 }
 
-/// Runs qemu-img with the key as the secret `s`.
-fn qemu_img(work: &WorkFolder, words: &str) {
+/// Runs qemu-img with the file `key` as the secret `s`.
+pub(crate) fn qemu_img(work: &WorkFolder, words: &str) {
     let mut command = tool("qemu-img");
     let (verb, rest) = words.split_once(' ').unwrap();
     command.current_dir(work.path()).args([verb, "--object", "secret,id=s,file=key"]);

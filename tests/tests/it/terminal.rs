@@ -150,8 +150,8 @@ fn a_key_is_asked_for_without_showing_it() {
     }
     let work = work_folder();
     let _ = mif_tests::disk::small(work.path(), "plain", &[("hello", b"hello, world")]);
-    let convert = "convert -f raw -O luks --object secret,id=s,data=opensesame -o key-secret=s,iter-time=50 plain.raw disk.raw";
-    run(tool("qemu-img").args(convert.split(' ')).current_dir(work.path()));
+    fs::write(work.at("key"), "opensesame").unwrap();
+    crate::luks::qemu_img(&work, "convert -f raw -O luks -o key-secret=s,iter-time=50 plain.raw disk.raw");
     let terminal = Terminal::new(work.path());
     // With a character that backspace takes back, and a line that Ctrl-U does.
     for (keys, said) in [
