@@ -1,6 +1,6 @@
 # README's two commands are `make demo` and `make test`; `make check` is for every edit. All of them work in a fresh clone.
 
-.PHONY: demo check deny advisories test collection model field tools lint build static deb bench fuzz clean
+.PHONY: demo check deny advisories test collection fleet model field tools lint build static deb bench fuzz clean
 
 CARGO ?= cargo
 # Where cargo builds: `target`, or what CARGO_TARGET_DIR or cargo's configuration says.
@@ -43,6 +43,10 @@ test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, 
 collection: tools ## What takes long and needs real Debian disks: six of them from end to end, and more boots. Half an hour.
 	$(CARGO) build --locked --workspace --all-targets
 	tests/run --locked --workspace -- --ignored --nocapture collection
+
+fleet: tools ## Many importers on one store, some of them killed, and the programs of docs/fleet.md in Ray and Spark. Needs Java.
+	$(CARGO) build --locked --workspace --all-targets
+	tests/run --locked --workspace -- --ignored --nocapture fleet::
 
 MODEL_SECONDS ?= 3600
 

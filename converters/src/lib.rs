@@ -91,9 +91,9 @@ pub use task::progress::{Progress, Silent};
 pub use tree::path::VolumePath;
 pub use tree::view::Tree;
 pub use verbs::batch::{
-    BatchExportOptions, BatchImportOptions, Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent,
-    ImportSummary, LibraryReport, NamePattern, PassedOver, RereadEvent, RereadSummary, VerifyAllOptions,
-    Watch, disk_images, export_all, import_all, reread_all, verify_all,
+    BatchExportOptions, BatchImportOptions, Comparison, Division, ExportEvent, ExportSummary, ImageCheck,
+    ImportEvent, ImportSummary, LibraryReport, NamePattern, PassedOver, RereadEvent, RereadSummary,
+    VerifyAllOptions, Watch, disk_images, export_all, import_all, reread_all, verify_all,
 };
 pub use verbs::change::replace::replace;
 pub use verbs::check::{

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use mif_formats::mif::layout::{Layout, Origin};
+use mif_formats::mif::manifest::columns::{Column, Columns};
 use mif_formats::mif::manifest::{Row, escape_apart};
 use mif_formats::mif::{ObjectId, ObjectKind, digests};
 use sha1::{Digest, Sha1};
@@ -13,8 +14,8 @@ use sha1::{Digest, Sha1};
 use super::packs::{PackState, check_packs};
 use super::report::{FsckOptions, FsckReport, LostImage, Verdict};
 use super::{records, repair};
-use crate::error::{Error, Result};
-use crate::store::{Image, Objects, Store, StoredImage, names_of, strangers};
+use crate::error::{Error, Result, damaged};
+use crate::store::{Image, Objects, Shard, Store, StoredImage, names_of, strangers};
 use crate::task::pool::in_order;
 use crate::task::progress::{self, Progress};
 
@@ -30,7 +31,7 @@ pub fn fsck(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Re
     store.storage().bypass_caches();
     let mut report = match options.repair {
         true => check_and_mend(store, options, progress)?,
-        false => check(store, false, progress)?,
+        false => check(store, false, Shard::WHOLE, progress)?,
     };
     note_strangers(store, &mut report)?;
     Ok(report)
@@ -40,8 +41,8 @@ fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress)
     store.check_may_repair()?;
     let mut done = store.mended.clone();
     let images = images(store)?;
-    let mut state = check_packs(store, false, progress)?;
-    let mut report = check_images(store, &images, &state, progress)?;
+    let mut state = check_packs(store, false, Shard::WHOLE, progress)?;
+    let mut report = check_images(store, &images, &state, Shard::WHOLE, progress)?;
     if report.verdict == Verdict::Unreadable {
         report.repaired = done;
         return Ok(report);
@@ -49,8 +50,8 @@ fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress)
     let packs = repair::packs(store, &state)?;
     if !packs.is_empty() {
         done.extend(packs);
-        state = check_packs(store, false, progress)?;
-        report = check_images(store, &images, &state, progress)?;
+        state = check_packs(store, false, Shard::WHOLE, progress)?;
+        report = check_images(store, &images, &state, Shard::WHOLE, progress)?;
     }
     // Each part restored from originals allows others to be rebuilt: the chunks of a list, the objects of a layout, or
     // the manifest of a disk.
@@ -63,12 +64,12 @@ fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress)
             let restored = repair::from_disks(store, &report, options, progress, &mut notes)?;
             changed |= !restored.is_empty();
             done.extend(restored);
-            state = check_packs(store, false, progress)?;
+            state = check_packs(store, false, Shard::WHOLE, progress)?;
         }
         if !changed {
             break;
         }
-        report = check_images(store, &images, &state, progress)?;
+        report = check_images(store, &images, &state, Shard::WHOLE, progress)?;
     }
     report.repaired = done;
     report.notes.extend(notes);
@@ -85,23 +86,27 @@ fn images(store: &Store) -> Result<Vec<(String, u32)>> {
     Ok(images)
 }
 
-/// Checks a store and repairs nothing. With `sha1`, also compares the content of files with the SHA-1 in manifests,
-/// because objects are addressed by BLAKE3 only.
-pub(crate) fn check(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<FsckReport> {
+/// Checks a shard of a store and repairs nothing. With `sha1`, also compares the content of files with the SHA-1 in
+/// manifests, because objects are addressed by BLAKE3 only.
+///
+/// A shard is the packs and the images with these names. What any image lost in these packs is reported; other damage of
+/// an image is reported in its own shard. If no shard is damaged, the store is intact.
+pub(crate) fn check(store: &Store, sha1: bool, shard: Shard, progress: &dyn Progress) -> Result<FsckReport> {
     // The images first: later imports bring packs that are not checked.
     let images = images(store)?;
-    let state = check_packs(store, sha1, progress)?;
-    check_images(store, &images, &state, progress)
+    let state = check_packs(store, sha1, shard, progress)?;
+    check_images(store, &images, &state, shard, progress)
 }
 
 fn check_images(
     store: &Store,
     images: &[(String, u32)],
     state: &PackState,
+    shard: Shard,
     progress: &dyn Progress,
 ) -> Result<FsckReport> {
     let mut report = FsckReport {
-        images: images.len() as u64,
+        images: images.iter().filter(|(name, _)| shard.contains(name)).count() as u64,
         packs: state.packs,
         objects: state.objects,
         problems: state.problems.clone(),
@@ -113,10 +118,14 @@ fn check_images(
     let checker = Checker { state, objects: &objects, lists: Mutex::default(), progress };
     let mut lost = BTreeSet::new();
     progress.stage("checking images", 0);
-    let check = |(name, version): &(String, u32)| checker.image(store, name, *version);
-    in_order(images, progress, check, |_, checked| {
+    // Which images need what a damaged pack has lost is not known before they are read.
+    let check = |(name, version): &(String, u32)| match shard.contains(name) || !state.problems.is_empty() {
+        true => checker.image(store, name, *version),
+        false => checker.image_of_other_shard(store, name, *version).map(Some),
+    };
+    in_order(images, progress, check, |(name, _), checked| {
         let Some(checked) = checked else {
-            report.images -= 1;
+            report.images -= u64::from(shard.contains(name));
             return Ok(());
         };
         report.problems.extend(checked.problems);
@@ -131,7 +140,8 @@ fn check_images(
         lost.extend(checked.objects);
         Ok(())
     })?;
-    let names: BTreeSet<&String> = images.iter().map(|(name, _)| name).collect();
+    let names: BTreeSet<&String> =
+        images.iter().map(|(name, _)| name).filter(|name| shard.contains(name)).collect();
     names.into_iter().try_for_each(|name| check_tags(store, name, &mut report))?;
     report.lost_objects = lost.iter().map(ToString::to_string).collect();
     report.judge(store, lost.iter().all(|id| state.unindexed.contains(id)));
@@ -228,6 +238,42 @@ impl Checker<'_> {
         Ok(if is_damaged && store.is_removed(name, version)? { None } else { Some(checked) })
     }
 
+    /// Compares the SHA-1 of an image's files with those of the objects of this shard. Everything else of the image is
+    /// checked in its own shard.
+    fn image_of_other_shard(&self, store: &Store, name: &str, version: u32) -> Result<CheckedImage> {
+        let mut image = CheckedImage::default();
+        image.lost.image = format!("{name}@{version}");
+        if !self.state.hashed {
+            return Ok(image);
+        }
+        let manifest = store.version(name, version).and_then(|stored| stored.manifest_file());
+        let Some(columns) = manifest.ok().and_then(|bytes| Columns::open(bytes).ok()) else {
+            return Ok(image);
+        };
+        for group in columns.groups() {
+            let wrong = |e: mif_formats::Error| damaged(&image.lost.image, &e);
+            let sha1 = group.digests::<20>(Column::Sha1).map_err(wrong)?;
+            let blake3 = group.digests::<32>(Column::Blake3).map_err(wrong)?;
+            for (row, (sha1, blake3)) in sha1.into_iter().zip(blake3).enumerate() {
+                let (Some(said), Some(digest)) = (sha1, blake3) else { continue };
+                let id = self.stored_as(ObjectId::content(digest));
+                if self.state.whole.contains_key(&id)
+                    && self.whole(&id, &mut CheckedImage::default())?
+                    && self.sha1(&id).is_some_and(|found| found != said)
+                    && image.lost.wrong_sha1.len() < MAX_PATHS
+                {
+                    let text = |column| -> Result<String> {
+                        let texts = group.texts_at(column, &[row]).map_err(|e| damaged(name, &e))?;
+                        Ok(String::from_utf8_lossy(texts[0].data()).into_owned())
+                    };
+                    let path = format!("{}:{}", text(Column::Volume)?, text(Column::Path)?);
+                    image.lost.wrong_sha1.push(path);
+                }
+            }
+        }
+        Ok(image)
+    }
+
     fn look_at_image(&self, store: &Store, name: &str, version: u32) -> Result<CheckedImage> {
         let id = format!("{name}@{version}");
         let mut image = CheckedImage::default();
@@ -302,7 +348,7 @@ impl Checker<'_> {
     fn files(&self, rows: &[Row], image: &mut CheckedImage) -> Result<()> {
         for row in rows {
             let Some(id) = row.object() else { continue };
-            let id = names_of(&id).find(|name| self.state.whole.contains_key(name)).unwrap_or(id);
+            let id = self.stored_as(id);
             if !self.whole(&id, image)? {
                 image.lost.file_count += 1;
                 if image.lost.files.len() < MAX_PATHS {
@@ -318,6 +364,11 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the name under which an object is stored.
+    fn stored_as(&self, id: ObjectId) -> ObjectId {
+        names_of(&id).find(|name| self.state.whole.contains_key(name)).unwrap_or(id)
     }
 
     /// Returns the SHA-1 of the content of an intact object, if it was computed.
@@ -351,7 +402,7 @@ impl Checker<'_> {
             chunks.into_iter().filter(|chunk| !self.state.whole.contains_key(chunk)).collect();
         let mut list = CheckedList { is_whole: missing.is_empty(), sha1: None };
         image.objects.extend(missing);
-        if list.is_whole {
+        if list.is_whole && !self.state.is_presumed(id) {
             list = self.check_list(id)?;
             if !list.is_whole {
                 image.objects.insert(*id);

@@ -96,7 +96,7 @@ pub struct GcReport {
     pub packs_waiting: u64,
     /// Index files without a pack that were deleted.
     pub stray_indexes: u64,
-    /// Unfinished files that were deleted.
+    /// Unfinished files that were deleted, and files of work that machines had divided among themselves.
     pub unfinished: u64,
     /// Bytes of packs before and after.
     pub pack_bytes: [u64; 2],
@@ -148,6 +148,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
         report.pack_bytes = [total(packs.iter().map(|pack| pack.bytes)); 2];
     }
     sweep.unfinished(&mut report)?;
+    report.unfinished += store.forget_runs(options.dry_run)?;
     report.strangers = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?.0;
     report.whole = report.damaged.is_empty() && report.warnings.is_empty();
     Ok(report)

@@ -9,8 +9,8 @@ use sha1::{Digest, Sha1};
 
 use crate::error::{Result, readable};
 use crate::store::{
-    Decoded, Index, PackIndex, Storage, Store, decode_object, index_key, is_missing, pack_files, pack_key,
-    unfinished_epoch,
+    Decoded, Index, PackIndex, Shard, Storage, Store, decode_object, index_key, is_missing, pack_files,
+    pack_key, unfinished_epoch,
 };
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
@@ -33,6 +33,8 @@ pub(super) struct PackState {
     pub(super) unindexed: HashSet<ObjectId>,
     /// Those of the intact objects that are lists.
     pub(super) lists: HashSet<ObjectId>,
+    /// The packs of other shards, which are taken for intact.
+    pub(super) presumed: HashSet<PackId>,
     /// True if objects were hashed by SHA-1 too.
     pub(super) hashed: bool,
     /// The SHA-1 of each intact object that is not a list, if `hashed`.
@@ -83,19 +85,32 @@ impl PackState {
     }
 }
 
-/// Reads and checks all packs on all processors. With `sha1`, also computes the SHA-1 of their objects.
-pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<PackState> {
+/// Reads and checks all packs of a shard on all processors. With `sha1`, also computes the SHA-1 of their objects. The
+/// packs of other shards are taken for intact if their indexes can be read.
+pub(super) fn check_packs(
+    store: &Store,
+    sha1: bool,
+    shard: Shard,
+    progress: &dyn Progress,
+) -> Result<PackState> {
     let storage = &**store.storage();
     // Packs with a file, an index file, or both.
     let mut names = pack_files(storage)?;
     names.extend(PackIndex::ids(storage)?);
-    let names: Vec<PackId> = names.into_iter().collect();
+    let (names, others): (Vec<PackId>, Vec<PackId>) =
+        names.into_iter().partition(|id| shard.contains(&id.to_string()));
     let lens = storage.lens(&names.iter().map(pack_key).collect::<Vec<_>>());
     progress.stage("checking packs", lens.into_iter().map(|len| len.unwrap_or(0)).sum());
     let check = |id: &PackId| Ok((*id, check_pack(storage, *id, sha1, progress)?));
     let checked = in_parallel(&names, progress, check)?;
     let mut state =
         PackState { hashed: sha1, checked: checked.into_iter().collect(), ..PackState::default() };
+    for id in others {
+        // The shard that an unreadable index is in reports it.
+        let Ok(index) = PackIndex::from_file(storage, id) else { continue };
+        state.presumed.insert(id);
+        state.add(id, &index.contents.entries);
+    }
     let checked = std::mem::take(&mut state.checked);
     for (id, pack) in &checked {
         state.count(*id, pack);
@@ -137,13 +152,22 @@ impl PackState {
             self.unindexed.extend(pack.good.iter().map(|entry| entry.id));
             return;
         }
-        for entry in &pack.good {
+        self.add(id, &pack.good);
+        self.sha1.extend(pack.sha1.iter().copied());
+    }
+
+    fn add(&mut self, pack: PackId, entries: &[IndexEntry]) {
+        for entry in entries {
             if entry.encoding.is_list() {
                 self.lists.insert(entry.id);
             }
-            self.whole.insert(entry.id, (id, entry.clone()));
+            self.whole.insert(entry.id, (pack, entry.clone()));
         }
-        self.sha1.extend(pack.sha1.iter().copied());
+    }
+
+    /// Returns true if the copy of an object that counts is in a pack of another shard.
+    pub(super) fn is_presumed(&self, id: &ObjectId) -> bool {
+        self.whole.get(id).is_some_and(|(pack, _)| self.presumed.contains(pack))
     }
 }
 

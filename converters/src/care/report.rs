@@ -126,6 +126,18 @@ impl LostImage {
             || !self.wrong_sha1.is_empty()
     }
 
+    /// Adds what the same image lost elsewhere.
+    pub(crate) fn absorb(&mut self, other: LostImage) {
+        let new = other.parts.into_iter().filter(|part| !self.parts.contains(part)).collect::<Vec<_>>();
+        self.parts.extend(new);
+        self.files.extend(other.files);
+        self.file_count += other.file_count;
+        self.wrong_sha1.extend(other.wrong_sha1);
+        for (volume, bytes) in other.disk_bytes {
+            *self.disk_bytes.entry(volume).or_default() += bytes;
+        }
+    }
+
     pub(super) fn lacks(&self, part: &str) -> bool {
         self.parts.iter().any(|lost| lost == part)
     }
@@ -141,7 +153,7 @@ impl LostImage {
     }
 
     /// Returns its name and version.
-    pub(super) fn id(&self) -> Option<(&str, u32)> {
+    pub(crate) fn id(&self) -> Option<(&str, u32)> {
         let (name, version) = self.image.rsplit_once('@')?;
         Some((name, version.parse().ok()?))
     }

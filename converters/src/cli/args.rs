@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use mif::NamePattern;
 
-use super::common::{Filter, Global, ImageKey, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write};
+use super::common::{
+    Divide, Filter, Global, ImageKey, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -47,6 +49,8 @@ Examples:
   mif import web.qcow2.xz backup.vma.zst    compressed disks, and every disk in an archive
   mif import vm.ova//data.vmdk              one disk of an archive
   mif import library/ --json > report.json  one line per event, and a summary as the last line
+  mif import library/ --shard 2/4           the third of four machines: a quarter of the images
+  mif import library/ --claim               on any number of machines: each takes what is left
 
 In a directory, disk images are recognised by their contents. Other files are skipped, and so are the extents of an \
 image that is being imported. A disk that serves as the base of another is imported as an image of its own.
@@ -54,7 +58,8 @@ image that is being imported. A disk that serves as the base of another is impor
 Compressed files (gzip, xz, zstd, bzip2, LZ4, LZMA) and archives (tar, OVA, Vagrant boxes, zip, Proxmox VMA) are \
 opened, and every disk in an archive becomes an image. FILE//MEMBER names one disk of an archive, for all verbs.
 
-Several images are imported in parallel. If one fails, the others continue, and the exit code is 1. Run the same \
+Several images are imported in parallel. If one fails, the others continue, and the exit code is 1. Several machines \
+divide a batch by --shard or --claim: see docs/fleet.md. Run the same \
 command again to resume: it skips an image without reading it if its files have not changed since the last import and \
 the stored image is whole. A single file is always read.
 
@@ -95,6 +100,8 @@ damaged parts in the store. If an older mif described the same disk, it stays as
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
         threads: Option<u16>,
         #[command(flatten)]
+        divide: Divide,
+        #[command(flatten)]
         new: NewStore,
         #[command(flatten)]
         open: Open,
@@ -132,7 +139,7 @@ With --for, the file follows the rules of a hypervisor or cloud: see docs/target
 is enlarged, and the report says so. An OVA takes the options cpus, memory and firmware (bios or efi).
 
 With --all, the other images are still exported if one fails, and the exit code is 1. Existing files are not \
-replaced unless --force is given.
+replaced unless --force is given. Several machines divide the images by --shard or --claim: see docs/fleet.md.
 
 Resizing a volume or giving it a new identity rebuilds its filesystem; all other volumes stay identical bit for bit. \
 A volume grows into the free space after it. If a partition is in the way, it moves towards the end of the disk.")]
@@ -164,6 +171,8 @@ A volume grows into the free space after it. If a partition is in the way, it mo
         /// With --all: number of images to export in parallel [default: the number of processors, at most 4]
         #[arg(long, short = 'j', value_name = "N", requires = "all", value_parser = clap::value_parser!(u16).range(1..=256))]
         jobs: Option<u16>,
+        #[command(flatten)]
+        divide: Divide,
         #[command(flatten)]
         write: Write,
         #[command(flatten)]
@@ -213,7 +222,10 @@ their bits differ.
 every byte of every disk can be read. With --against, it also compares the last import of each image with its \
 original, bit by bit and file by file, and exits 1 if an image has no original or an original has no image. The \
 original is the disk image in DIR or its subdirectories that has the file name it was imported from, or else the \
-name of the image. Disk images in DIR are recognised as `mif import` recognises them.")]
+name of the image. Disk images in DIR are recognised as `mif import` recognises them.
+
+Several machines divide the library by --shard or --claim: see docs/fleet.md. Each reports on its part only, so the library \
+is intact if all of them exit 0.")]
     Verify {
         /// First image
         #[arg(value_name = "IMAGE", required_unless_present = "all")]
@@ -231,6 +243,8 @@ name of the image. Disk images in DIR are recognised as `mif import` recognises 
         /// With --all: also compare images with the disk image files in DIR that they were imported from
         #[arg(long, value_name = "DIR", requires = "all")]
         against: Option<PathBuf>,
+        #[command(flatten)]
+        divide: Divide,
         #[command(flatten)]
         filter: Filter,
         /// Exit 0 if all files are the same, even if bits differ

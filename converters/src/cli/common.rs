@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::builder::OsStringValueParser;
 use clap::{Args, ValueEnum};
-use mif::store::StorePlace;
-use mif::{BootBy, Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
+use mif::store::{Shard, StorePlace};
+use mif::{BootBy, Division, Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
 use mif_formats::partition::TableKind;
 use mif_formats::wrapper::Limits;
@@ -129,7 +129,7 @@ pub(super) enum ImageKey {
 const WHICH: &str = "Which images";
 
 /// Which images of the store a verb works on.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 pub(super) struct Filter {
     /// Only images whose name matches this pattern; can be given several times
     #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
@@ -157,12 +157,58 @@ impl Filter {
         ImageFilter { names: only, tags: tagged, systems: system, older_than, newer_than, disk_size }
     }
 
+    /// Returns true if every image matches.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clone().images().is_empty()
+    }
+
     /// Does the same where the user may name an image instead. Fails if there are both.
     pub(super) fn unless(self, has_image: bool) -> Result<ImageFilter> {
         let filter = self.images();
         match has_image && !filter.is_empty() {
             true => Err(Error::usage("expected either an image or a filter for images, not both")),
             false => Ok(filter),
+        }
+    }
+}
+
+/// How machines divide a batch among themselves.
+#[derive(Args, Default)]
+pub(super) struct Divide {
+    /// Only the images of shard INDEX of COUNT, counted from 0 and chosen by a hash of their names: 0/4 to 3/4
+    #[arg(long, value_name = "INDEX/COUNT", conflicts_with = "claim", help_heading = MACHINES)]
+    shard: Option<Shard>,
+    /// Share the work with others who run the same command: each takes the next image that nobody has taken, and also
+    /// those of machines that have died. An image that was done in RUN is not done again [default: a new run if nobody
+    /// is at work]
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = MACHINES
+    )]
+    claim: Option<String>,
+}
+
+const MACHINES: &str = "Several machines";
+
+impl Divide {
+    pub(super) fn division(self) -> Division {
+        match (self.shard, self.claim) {
+            (Some(shard), _) => Division::Shard(shard),
+            (None, Some(run)) => Division::Claim { run: Some(run).filter(|run| !run.is_empty()) },
+            (None, None) => Division::Alone,
+        }
+    }
+
+    /// Does the same where the user may name an image instead. Fails if there are both.
+    pub(super) fn unless(self, has_image: bool) -> Result<Division> {
+        match self.division() {
+            Division::Alone => Ok(Division::Alone),
+            _ if has_image => Err(Error::usage("--shard and --claim need --all")),
+            division => Ok(division),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use clap::builder::OsStringValueParser;
 use clap::{Args, ValueEnum};
-use mif::store::{Image, ImageName, Selector, Store, StorePlace};
+use mif::store::{DiskForm, Image, ImageName, Selector, Store, StorePlace};
 use mif::{CopyReport, Result, Versions};
 
 use super::common::Filter;
@@ -34,7 +34,8 @@ pub(super) struct Push {
     /// The store to copy to, which is created if it does not exist: a directory or a URL
     #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new())]
     to: Option<OsString>,
-    /// What the registry gets: `mif`, an image for `mif pull`, or `kubevirt`, a containerDisk
+    /// What the registry gets: `mif`, an image for `mif pull`; `kubevirt`, a containerDisk; or `kubevirt-disk`, an artifact
+    /// that is the qcow2 file
     #[arg(long = "as", value_name = "FORM", default_value = "mif")]
     form: Form,
 }
@@ -44,6 +45,7 @@ pub(super) struct Push {
 enum Form {
     Mif,
     Kubevirt,
+    KubevirtDisk,
 }
 
 #[derive(Args)]
@@ -99,6 +101,11 @@ Examples:
 Does the same as `mif push` and `mif pull`, between any two stores.";
 
 impl Copied {
+    /// Returns true if no images are chosen, by any means.
+    fn names_nothing(&self) -> bool {
+        self.images.is_empty() && !self.all && self.filter.is_empty()
+    }
+
     /// Takes the repository of a registry out of the images, or else the store that the option names.
     fn other_store(&mut self, named: Option<OsString>, option: &str) -> Result<StorePlace> {
         let is_place = |image: &String| image.contains("://");
@@ -120,16 +127,19 @@ impl Context {
     pub(super) fn push(&self, arguments: Push) -> Answer {
         let Push { mut copied, to, form } = arguments;
         let to = copied.other_store(to, "--to")?;
-        if form == Form::Kubevirt {
-            return self.push_for_kubevirt(&to, &copied.images);
-        }
-        self.copy_between(&self.global.store, &to, copied)
+        let form = match form {
+            Form::Mif => return self.copy_between(&self.global.store, &to, copied),
+            Form::Kubevirt => DiskForm::Container,
+            Form::KubevirtDisk => DiskForm::Artifact,
+        };
+        copied.filter.unless(true)?;
+        self.push_for_kubevirt(&to, &copied.images, form)
     }
 
     pub(super) fn pull(&self, arguments: Pull) -> Answer {
         let Pull { mut copied, from, name } = arguments;
         let from = copied.other_store(from, "--from")?;
-        if copied.images.is_empty()
+        if copied.names_nothing()
             && let Some(answer) = self.pull_foreign(&from, name.as_deref())?
         {
             return Ok(answer);
@@ -204,7 +214,7 @@ impl Context {
 /// What a registry takes: without requests, nothing.
 #[cfg(not(feature = "remote"))]
 impl Context {
-    fn push_for_kubevirt(&self, to: &StorePlace, _: &[String]) -> Answer {
+    fn push_for_kubevirt(&self, to: &StorePlace, _: &[String], _: DiskForm) -> Answer {
         to.storage_to_fill().map(|_| false)
     }
 

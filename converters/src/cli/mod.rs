@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use mif::store::Store;
 use mif::{
-    BatchExportOptions, BatchImportOptions, ExportOptions, ImportOptions, LsOptions, OpenImage,
+    BatchExportOptions, BatchImportOptions, Division, ExportOptions, ImportOptions, LsOptions, OpenImage,
     VerifyAllOptions, VolumePath,
 };
 use mif_formats::container::STANDARD_OUTPUT;
@@ -150,6 +150,7 @@ impl Context {
                 jobs,
                 threads,
                 decrypt,
+                divide,
                 new,
                 open,
             } => {
@@ -168,18 +169,17 @@ impl Context {
                     command,
                 };
                 let names = name.unwrap_or_default();
-                match &files[..] {
-                    [file] if !file.is_dir() => {
-                        let options = ImportOptions { name: Some(names.name_of(file)), ..each.clone() };
-                        match self.import(file, &options) {
-                            Err(error) if error.has_several_disks() => {
-                                self.import_all(&files, &BatchImportOptions { names, jobs, reread, each })
-                            }
-                            answer => answer,
-                        }
+                let division = divide.division();
+                if let ([file], Division::Alone) = (&files[..], &division)
+                    && !file.is_dir()
+                {
+                    let options = ImportOptions { name: Some(names.name_of(file)), ..each.clone() };
+                    match self.import(file, &options) {
+                        Err(error) if error.has_several_disks() => {}
+                        answer => return answer,
                     }
-                    _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }
+                self.import_all(&files, &BatchImportOptions { names, jobs, reread, division, each })
             }
             Command::Export {
                 image,
@@ -190,6 +190,7 @@ impl Context {
                 all_versions,
                 filter,
                 jobs,
+                divide,
                 write,
                 reshape,
             } => {
@@ -208,10 +209,11 @@ impl Context {
                     return Err(mif::Error::usage("--all needs --format FORMAT, or --for TARGET"));
                 }
                 let filter = filter.unless(image.is_some())?;
+                let division = divide.unless(image.is_some())?;
                 let (Some(image), Some(output)) = (image, output) else {
                     let folder = all.expect("clap asks for it where there is no image");
                     let jobs = jobs.map(usize::from);
-                    let options = BatchExportOptions { all_versions, filter, jobs, each: options };
+                    let options = BatchExportOptions { all_versions, filter, division, jobs, each: options };
                     return self.export_all(&folder, &options);
                 };
                 let image = OpenImage::stored(
@@ -224,11 +226,12 @@ impl Context {
                 let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open)?)?, &output, &options)
             }
-            Command::Verify { a, b, all: _, against, filter, files, independent: _, open } => {
+            Command::Verify { a, b, all: _, against, divide, filter, files, independent: _, open } => {
                 let options = open_options(open)?;
                 let filter = filter.unless(a.is_some())?;
+                let division = divide.unless(a.is_some())?;
                 let Some(a) = a else {
-                    return self.verify_all(&VerifyAllOptions { against, filter, open: options });
+                    return self.verify_all(&VerifyAllOptions { against, division, filter, open: options });
                 };
                 let a = self.open(&a, &options)?;
                 let Some(b) = b else { return self.verify_independently(&a) };

@@ -1,6 +1,6 @@
-//! `push --as kubevirt`, and `pull` of what other programs have put into a registry.
+//! `push --as kubevirt` and `kubevirt-disk`, and `pull` of what other programs have put into a registry.
 
-use mif::store::{ForeignImage, Store, StorePlace};
+use mif::store::{DiskForm, ForeignImage, Store, StorePlace};
 use mif::{ExportOptions, ImportOptions, Platform, Result};
 use mif_formats::container::OpenOptions;
 
@@ -9,12 +9,16 @@ use super::context::{Answer, Context};
 use super::text::{self, printable, size};
 
 impl Context {
-    /// Pushes one image as a containerDisk.
-    pub(super) fn push_for_kubevirt(&self, to: &StorePlace, images: &[String]) -> Answer {
+    /// Pushes one image as a disk for KubeVirt.
+    pub(super) fn push_for_kubevirt(&self, to: &StorePlace, images: &[String], form: DiskForm) -> Answer {
+        let (option, what) = match form {
+            DiskForm::Container => ("kubevirt", "a containerDisk"),
+            DiskForm::Artifact => ("kubevirt-disk", "an artifact"),
+        };
         let ([image], StorePlace::Registry(place)) = (images, to) else {
-            return Err(mif::Error::usage(
-                "--as kubevirt takes one image and a registry: oci://HOST/REPOSITORY:TAG",
-            ));
+            return Err(mif::Error::usage(format!(
+                "--as {option} takes one image and a registry: oci://HOST/REPOSITORY:TAG"
+            )));
         };
         let image = self.open(image, &OpenOptions::default())?;
         let options = ExportOptions {
@@ -24,11 +28,11 @@ impl Context {
         };
         let report = {
             let bar = self.image_bar(&image.label);
-            mif::push_for_kubevirt(&image, place, &options, &bar)?
+            mif::push_for_kubevirt(&image, place, form, &options, &bar)?
         };
         self.report(&report, |report| {
             format!(
-                "{}: {} as a containerDisk, {} disk; {} sent; {:.1} s\n",
+                "{}: {} as {what}, {} disk; {} sent; {:.1} s\n",
                 report.to,
                 printable(&report.image),
                 size(report.disk_size),

@@ -103,3 +103,12 @@ impl fmt::Display for RegistryPlace {
         }
     }
 }
+
+/// How a disk is put into a registry for KubeVirt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskForm {
+    /// A container image with the disk in `/disk`.
+    Container,
+    /// An artifact whose only layer is the qcow2 file, as KubeVirt exports disks (kubevirt/enhancements#257).
+    Artifact,
+}

@@ -495,6 +495,18 @@ impl Storage for Folder {
     fn alone(&self) -> io::Result<Option<Lock>> {
         leases::alone(&self.here()?)
     }
+
+    fn hold(&self, key: &str) -> io::Result<Option<Lock>> {
+        let mut tries = 0;
+        loop {
+            let (directory, name) = self.parent(key)?;
+            match leases::hold(&self.here()?, directory, name) {
+                // The directory was empty and another process has just removed it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => tries += 1,
+                held => return held,
+            }
+        }
+    }
 }
 
 /// Returns `len` zeros. Fails instead of aborting if there is not enough memory.

@@ -13,7 +13,7 @@
 //!
 //! On NFS, flock becomes a byte-range lock, which is exclusive only on a file that is open for writing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -216,6 +216,50 @@ pub(super) fn lock(place: &Place<'_>) -> io::Result<Option<Lock>> {
         }
     };
     Ok(try_lock(&file, FlockOperation::NonBlockingLockExclusive)?.then(|| Lock::new(file)))
+}
+
+/// A file that this process holds, and removes when it gives it up.
+struct HeldFile {
+    directory: Directory,
+    name: OsString,
+    /// Unlocked, by being closed, after the file was removed.
+    _file: File,
+}
+
+impl Drop for HeldFile {
+    fn drop(&mut self) {
+        // If this fails, the file stays as one that nobody holds.
+        let _ = self.directory.remove_file(&self.name);
+    }
+}
+
+/// Creates a file, or takes an existing one, and locks it. Returns `None` if another process holds it.
+pub(super) fn hold(place: &Place<'_>, directory: Directory, name: &OsStr) -> io::Result<Option<Lock>> {
+    loop {
+        let file = match directory.file_to_write(Path::new(name)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                match create(place, &directory, &name.to_string_lossy()) {
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                    created => created?,
+                }
+            }
+            opened => opened?,
+        };
+        match try_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(e) if has_no_locks(&e) => {
+                let text = "this filesystem does not support locks; divide the work with --shard instead";
+                return Err(io::Error::new(ErrorKind::Unsupported, text));
+            }
+            Err(e) => return Err(e),
+        }
+        // Its last holder may have removed it after it was opened here.
+        if file.metadata()?.nlink() > 0 {
+            let name = name.to_owned();
+            return Ok(Some(Lock::new(HeldFile { directory, name, _file: file })));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ struct State {
     epoch: u64,
     is_locked: bool,
     is_alone: bool,
+    /// The keys of files that somebody holds.
+    held: BTreeSet<String>,
     /// The number of calls to `random`.
     random: u64,
 }
@@ -203,6 +205,20 @@ impl Storage for Memory {
         state.is_alone = true;
         drop(state);
         Ok(Some(self.held(|state| state.is_alone = false)))
+    }
+
+    fn hold(&self, key: &str) -> io::Result<Option<Lock>> {
+        let mut state = self.state();
+        if !state.held.insert(key.to_owned()) {
+            return Ok(None);
+        }
+        state.files.insert(key.to_owned(), Arc::default());
+        drop(state);
+        let key = key.to_owned();
+        Ok(Some(self.held(move |state| {
+            state.held.remove(&key);
+            state.files.remove(&key);
+        })))
     }
 
     /// Hashes a counter: the same sequence of calls yields the same names, and no name repeats.

@@ -13,6 +13,7 @@
 //! trash/<epoch>/                         files to delete once no older epoch is used (trash)
 //! leases/<epoch>                         a shared lock for each user of the store    (leases)
 //! tmp/                                   unfinished files, which gc deletes
+//! work/<run>/                            which process does what of work that many share (work)
 //! lock                                   the lock of rm and gc
 //! ```
 //!
@@ -49,12 +50,13 @@ mod stored_image;
 mod strangers;
 mod tags;
 pub(crate) mod trash;
+pub(crate) mod work;
 mod writer;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-pub use self::address::{BucketPlace, RegistryPlace, Service};
+pub use self::address::{BucketPlace, DiskForm, RegistryPlace, Service};
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;
@@ -86,6 +88,7 @@ pub use self::stored_image::StoredImage;
 pub(crate) use self::stored_image::{PACKAGES, PACKS};
 pub(crate) use self::strangers::strangers;
 pub use self::tags::Tag;
+pub use self::work::Shard;
 pub use self::writer::{ObjectWriter, WriterStats};
 pub(crate) use self::writer::{new_pack, put_pack};
 

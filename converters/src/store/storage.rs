@@ -18,7 +18,7 @@ pub(crate) const IMAGE_FILES: [&str; 6] =
     ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet", "packs"];
 
 /// The files and directories in the root of a store.
-pub(super) const TOP: [&str; 13] = [
+pub(super) const TOP: [&str; 14] = [
     "store.json",
     "checked.json",
     "lock",
@@ -32,6 +32,7 @@ pub(super) const TOP: [&str; 13] = [
     "tags",
     "trash",
     "tmp",
+    "work",
 ];
 
 /// Returns true if this program uses such a name in directories that it removes: an image's files, and a tag's values.
@@ -204,7 +205,14 @@ pub trait Storage: Send + Sync {
     /// holds the lock.
     fn alone(&self) -> io::Result<Option<Lock>>;
 
-    /// Waits before `enter`, `lock` or `alone` is tried again.
+    /// Takes the file with this key, which is created, for this process until the result is dropped or the process
+    /// ends. Returns `None` while another process holds it. Keys of other files must not be held.
+    fn hold(&self, key: &str) -> io::Result<Option<Lock>> {
+        let text = format!("{key}: work cannot be divided among machines through this kind of store");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
+    /// Waits before `enter`, `lock`, `alone` or `hold` is tried again.
     fn pause(&self) {
         std::thread::sleep(POLL);
     }

@@ -1,6 +1,7 @@
 //! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
 use super::storage::{TOP, number};
+use super::work::PARTS;
 use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
 use mif_formats::mif::PackId;
 
@@ -18,6 +19,11 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
         let epoch = format!("trash/{epoch}");
         for image in found.look(&epoch, &|name| name == "packs" || is_image(name))? {
             found.look(&format!("{epoch}/{image}"), &|file| IMAGE_FILES.contains(&file))?;
+        }
+    }
+    for run in found.look("work", &|name| ImageName::is_valid(name))? {
+        for part in found.look(&format!("work/{run}"), &|name| PARTS.contains(&name))? {
+            found.look(&format!("work/{run}/{part}"), &|_| true)?;
         }
     }
     found.look("index", &|name| {

@@ -416,4 +416,13 @@ fn a_manifest_with_a_wrong_sha1_is_found_though_all_else_fits_it() {
     let lost = |number: usize| &report[0]["images"][number]["lost"];
     assert_eq!(lost(0), &Value::Null);
     assert_eq!(lost(1)["wrong_sha1"], serde_json::json!(["p0:/large", "p0:/small"]));
+    // Shards find both, each in the shard of the pack that has the object.
+    let mut found = Vec::new();
+    for shard in 0..5 {
+        let (_, report) = library.events(&["verify", "--all", "--shard", &format!("{shard}/5")]);
+        for image in report[0]["images"].as_array().unwrap() {
+            found.extend(image["lost"]["wrong_sha1"].as_array().into_iter().flatten().cloned());
+        }
+    }
+    assert_eq!(found, ["p0:/large", "p0:/small"]);
 }

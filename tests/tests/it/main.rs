@@ -27,6 +27,7 @@ mod e2fsprogs;
 mod edits;
 mod escapes;
 mod extract;
+mod fleet;
 mod format;
 mod geometry;
 mod help;

@@ -353,6 +353,28 @@ fn kubevirt_gets_a_container_disk_and_what_others_push_is_pulled() {
     let again = lab.json("two", &["pull", &url, "--name", "pulled"]);
     assert_eq!((again["result"].as_str(), again["source"].as_str()), (Some("unchanged"), Some(&*url)));
 
+    // The same disk as an artifact, for KubeVirt's image volumes and for `oras pull`.
+    let url = lab.registry.url("kv/artifact:1");
+    lab.json("one", &["push", "demo@1", &url, "--as", "kubevirt-disk"]);
+    let manifest = lab.fetch("kv/artifact:1", "kv-artifact");
+    let media_type = "application/vnd.kubevirt.disk.qcow2";
+    assert_eq!(
+        (&manifest["artifactType"], &manifest["layers"][0]["mediaType"]),
+        (&media_type.into(), &media_type.into())
+    );
+    assert_eq!(manifest["layers"][0]["annotations"]["org.opencontainers.image.title"], "disk.qcow2");
+    run(tool("qemu-img")
+        .arg("compare")
+        .arg(blob(&lab.work.at("kv-artifact"), &manifest["layers"][0]))
+        .arg(&original));
+    lab.run("two", &["pull", &url]);
+    lab.same("two", "artifact", "demo@1");
+    lab.run("two", &["rm", "artifact"]);
+    // A filter chooses among images of mif, and is not ignored for others.
+    lab.fails("two", &["pull", &url, "--only", "x*"], 3);
+    lab.fails("one", &["push", "demo@1", &url, "--as", "kubevirt-disk", "--only", "x*"], 2);
+    lab.fails("one", &["push", "--all", &url, "--as", "kubevirt"], 2);
+
     // As others make them: a compressed layer over one with something else, and an artifact that is a disk.
     let script = r##"
 import gzip, hashlib, io, json, os, subprocess, sys, tarfile

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 
 use mif::store::{ImageName, Store};
 use mif::{
-    BatchExportOptions, BatchImportOptions, ExportEvent, ImageCheck, ImportEvent, Progress, RereadEvent,
-    RereadOptions, VerifyAllOptions, Watch,
+    BatchExportOptions, BatchImportOptions, Division, ExportEvent, ImageCheck, ImportEvent, Progress,
+    RereadEvent, RereadOptions, VerifyAllOptions, Watch,
 };
 use serde::Serialize;
 
@@ -54,7 +54,7 @@ impl Context {
             match event {
                 ExportEvent::Failed { error, .. } => complain_of(error),
                 ExportEvent::Finished(report) => self.warn(&report.warnings),
-                ExportEvent::Started { .. } | ExportEvent::Summary(_) => {}
+                ExportEvent::Started { .. } | ExportEvent::Elsewhere { .. } | ExportEvent::Summary(_) => {}
             }
             table.lock().expect("not poisoned").add(event)
         });
@@ -96,7 +96,9 @@ impl Context {
         };
         // What --against found is about the originals.
         let whole = report.problems.is_empty() && report.images.iter().all(|image| image.whole);
-        store.note_check("verify --all", if whole { "whole" } else { "damaged" });
+        if options.division == Division::Alone {
+            store.note_check("verify --all", if whole { "whole" } else { "damaged" });
+        }
         self.report(&report, text::library)?;
         Ok(report.good)
     }

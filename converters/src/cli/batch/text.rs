@@ -96,6 +96,9 @@ impl ImportTable {
             ImportEvent::Skipped { image, disk_size, .. } => {
                 [image.clone(), "skipped".into(), none(), size(*disk_size), none(), none()]
             }
+            ImportEvent::Elsewhere { name, .. } => {
+                [name.clone(), "elsewhere".into(), none(), none(), none(), none()]
+            }
             ImportEvent::Failed { name, .. } => {
                 [name.clone(), "failed".into(), none(), none(), none(), none()]
             }
@@ -124,6 +127,7 @@ impl ImportTable {
             (summary.unchanged, "unchanged"),
             (summary.repaired, "repaired"),
             (summary.skipped, "skipped (files unchanged)"),
+            (summary.elsewhere, "imported elsewhere"),
             (summary.failed, "failed"),
             (summary.left, "not finished"),
         ];
@@ -189,6 +193,9 @@ impl ExportTable {
                 let (disk, takes) = (size(report.disk_size), size(report.allocated));
                 [report.image.clone(), "exported".into(), seconds(report.seconds), disk, takes]
             }
+            ExportEvent::Elsewhere { image, .. } => {
+                [image.clone(), "elsewhere".into(), none(), none(), none()]
+            }
             ExportEvent::Failed { image, .. } => [image.clone(), "failed".into(), none(), none(), none()],
             ExportEvent::Summary(summary) => {
                 self.summary = Some(*summary);
@@ -203,8 +210,12 @@ impl ExportTable {
     /// Formats the table and the summary; empty if no image was started.
     pub(super) fn finish(&self) -> String {
         let Some(summary) = &self.summary else { return String::new() };
-        let counts =
-            [(summary.exported, "exported"), (summary.failed, "failed"), (summary.left, "not finished")];
+        let counts = [
+            (summary.exported, "exported"),
+            (summary.elsewhere, "exported elsewhere"),
+            (summary.failed, "failed"),
+            (summary.left, "not finished"),
+        ];
         let takes = size(summary.allocated);
         let line = sum(summary.images, &counts, summary.seconds);
         format!("{}{}; {takes} written\n", self.table.text(), line)
@@ -269,6 +280,14 @@ pub(super) fn library(report: &LibraryReport) -> String {
         (report.without_image.len() as u64, "originals without an image"),
     ];
     let _ = writeln!(out, "{}", sum(report.images.len() as u64, &counts, report.seconds));
+    if report.shards != ["0/1"] {
+        let of = report.shards.first().and_then(|shard| shard.rsplit_once('/'));
+        let _ = match (of, report.shards.len()) {
+            (Some((index, of)), 1) => writeln!(out, "only shard {index} of {of} was checked"),
+            (Some((_, of)), count) => writeln!(out, "only {count} of {of} shards were checked here"),
+            (None, _) => writeln!(out, "nothing was checked here: others have checked every shard"),
+        };
+    }
     let _ = writeln!(
         out,
         "{}: {} and {} checked",

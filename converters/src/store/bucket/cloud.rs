@@ -14,8 +14,8 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::{
-    ClientConfigKey, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig, UpdateVersion, WriteMultipart,
+    BackoffConfig, ClientConfigKey, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload, RetryConfig, UpdateVersion, WriteMultipart,
 };
 use tokio::runtime::Runtime;
 
@@ -46,8 +46,14 @@ pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
     let redact = requests::redact();
     let failed = |e: &object_store::Error| Error::input(format!("{place}: {}", redact.clean(&e.to_string())));
     check_endpoint(place, &|name| std::env::var(name).ok())?;
-    let retry =
-        RetryConfig { max_retries: 8, retry_timeout: Duration::from_secs(180), ..RetryConfig::default() };
+    // Failures of about half a minute are survived, such as those of a server that another one replaces. The crate draws
+    // each wait at random, from the first to `base` times the last: with its own base of 2, eight tries take two seconds.
+    let backoff = BackoffConfig {
+        init_backoff: Duration::from_millis(200),
+        max_backoff: Duration::from_secs(5),
+        base: 4.0,
+    };
+    let retry = RetryConfig { backoff, max_retries: 16, retry_timeout: Duration::from_secs(100) };
     let store: Arc<dyn ObjectStore> = match place.service {
         Service::S3 => {
             let builder = AmazonS3Builder::from_env().with_bucket_name(&place.bucket).with_retry(retry);

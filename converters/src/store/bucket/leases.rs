@@ -221,6 +221,12 @@ impl Leases {
         Ok(self.users()?.is_empty().then(|| Lock::new(guard)))
     }
 
+    /// Takes the object with this key, which is created. Returns `None` while another process holds it. It stays when
+    /// it is given up: deleting it could delete the lease of the next holder.
+    pub(super) fn hold(self: &Arc<Self>, key: &str) -> io::Result<Option<Lock>> {
+        Ok(self.take(key, End::Freed)?.map(Lock::new))
+    }
+
     /// Returns the oldest epoch that a user has entered, or the current one if there are no users. Ends leases that
     /// have expired.
     pub(super) fn oldest(&self) -> io::Result<u64> {

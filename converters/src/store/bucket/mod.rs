@@ -412,6 +412,10 @@ impl Storage for Bucket {
         Ok(alone)
     }
 
+    fn hold(&self, key: &str) -> io::Result<Option<Lock>> {
+        self.leases.hold(key)
+    }
+
     fn pause(&self) {
         self.blobs.pause();
     }

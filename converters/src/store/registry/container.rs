@@ -12,11 +12,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::client::Client;
-use super::digest::digest_of;
-use super::manifest::{Descriptor, MANIFEST, Manifest, TITLE};
+use super::failure;
+use super::manifest::{Descriptor, EMPTY_CONTENT, MANIFEST, Manifest, TITLE};
 use crate::error::{Error, Result};
-use crate::store::RegistryPlace;
-use crate::store::address::is_digest;
+use crate::store::address::{DiskForm, RegistryPlace, is_digest};
 use crate::task::progress::{self, Progress};
 
 /// The user and the group of QEMU in KubeVirt.
@@ -25,6 +24,9 @@ const QEMU: u64 = 107;
 /// The media types of a container image's configuration, and of a layer that is not compressed.
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// The media type of a qcow2 file in an artifact.
+const KUBEVIRT_DISK: &str = "application/vnd.kubevirt.disk.qcow2";
 
 /// An image that another program has put into a registry.
 pub struct ForeignImage {
@@ -60,7 +62,7 @@ impl ForeignImage {
     pub fn find(place: &RegistryPlace) -> Result<Option<Self>> {
         let Some(reference) = &place.reference else { return Ok(None) };
         let client = Client::new(place)?;
-        let failed = |e: &io::Error| Error::file(&place.to_string(), e);
+        let failed = |e: &io::Error| failure(place, None, e);
         let missing = || Error::input(format!("{place}: the registry has no such image"));
         let read = |reference: &str| -> Result<Vec<u8>> {
             client.manifest(reference).map_err(|e| failed(&e))?.ok_or_else(missing)
@@ -115,17 +117,19 @@ impl ForeignImage {
         let fetched = self.client.download(digest, *size, &mut file, &advance);
         fetched.map_err(|e| match progress.interrupted() {
             true => progress::interrupted(),
-            false => Error::file(&format!("{}: layer {digest}", self.place), &e),
+            false => failure(&self.place, Some(&format!("layer {digest}")), &e),
         })
     }
 }
 
-/// A disk for a container image.
+/// A disk for a registry.
 pub struct ContainerDisk<'a> {
-    /// The file.
+    /// The file, a qcow2.
     pub disk: &'a Path,
     /// Its name in the image.
     pub name: &'a str,
+    /// How it is put there.
+    pub form: DiskForm,
     /// The machine it is for, as Go names it: `amd64`, `arm64`.
     pub architecture: &'a str,
     /// When it was made, as in RFC 3339.
@@ -134,7 +138,7 @@ pub struct ContainerDisk<'a> {
     pub title: (&'a str, u32),
 }
 
-/// Pushes a disk as a containerDisk to the tag that `place` names. Returns the number of bytes that were sent.
+/// Pushes a disk to the tag that `place` names. Returns the number of bytes that were sent.
 pub fn push_container_disk(
     place: &RegistryPlace,
     disk: &ContainerDisk<'_>,
@@ -143,10 +147,13 @@ pub fn push_container_disk(
     let client = Client::new(place)?;
     let failed = |e: io::Error| match progress.interrupted() {
         true => progress::interrupted(),
-        false => Error::file(&place.to_string(), &e),
+        false => failure(place, None, &e),
     };
     let len = disk.disk.metadata().map_err(|e| Error::io(disk.disk, &e))?.len();
-    let (head, tail) = around(disk.name, len).map_err(failed)?;
+    let (head, tail) = match disk.form {
+        DiskForm::Container => around(disk.name, len).map_err(failed)?,
+        DiskForm::Artifact => (Vec::new(), Vec::new()),
+    };
     let size = head.len() as u64 + len + tail.len() as u64;
     let path = disk.disk.to_owned();
     let open = || -> io::Result<Box<dyn Read + Send>> {
@@ -156,40 +163,57 @@ pub fn push_container_disk(
     progress.stage("sending", size);
     let (digest, sent) = client.push_reader(size, &open, &|bytes| progress.advance(bytes)).map_err(failed)?;
     let (title, version) = disk.title;
-    let mut config = serde_json::json!({
-        "architecture": disk.architecture,
-        "os": "linux",
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [digest]},
-        "history": [{"created_by": "mif push --as kubevirt"}],
-    });
     let mut annotations = BTreeMap::from([
         (TITLE.to_owned(), title.to_owned()),
         ("org.opencontainers.image.version".to_owned(), version.to_string()),
     ]);
     if let Some(created) = &disk.created {
-        config["created"] = created.clone().into();
         annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
     }
-    let config = serde_json::to_vec(&config).expect("a configuration is JSON");
-    let describe = |media_type: &str, digest: String, size: u64| Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        annotations: BTreeMap::new(),
+    let mut layer = Descriptor { media_type: LAYER.to_owned(), digest, size, annotations: BTreeMap::new() };
+    let manifest = match disk.form {
+        DiskForm::Container => {
+            let config = configuration(disk, &layer.digest);
+            let descriptor = Descriptor {
+                media_type: CONFIG.to_owned(),
+                digest: client.push_blob(&config.clone().into()).map_err(failed)?,
+                size: config.len() as u64,
+                annotations: BTreeMap::new(),
+            };
+            Manifest {
+                schema_version: 2,
+                media_type: MANIFEST.to_owned(),
+                artifact_type: None,
+                config: descriptor,
+                layers: vec![layer],
+                annotations,
+            }
+        }
+        DiskForm::Artifact => {
+            client.push_blob(&EMPTY_CONTENT.into()).map_err(failed)?;
+            layer.media_type = KUBEVIRT_DISK.to_owned();
+            layer.annotations.insert(TITLE.to_owned(), disk.name.to_owned());
+            Manifest::of_artifact(KUBEVIRT_DISK, vec![layer], annotations)
+        }
     };
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: MANIFEST.to_owned(),
-        artifact_type: None,
-        config: describe(CONFIG, digest_of(&config), config.len() as u64),
-        layers: vec![describe(LAYER, digest, size)],
-        annotations,
-    };
-    client.push_blob(&config.into()).map_err(failed)?;
     let tag = place.reference.as_deref().unwrap_or("latest");
     client.push_manifest(tag, MANIFEST, &manifest.encode()).map_err(failed)?;
     Ok(sent)
+}
+
+/// Returns the configuration of a container image with this layer.
+fn configuration(disk: &ContainerDisk<'_>, layer: &str) -> Vec<u8> {
+    let mut config = serde_json::json!({
+        "architecture": disk.architecture,
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer]},
+        "history": [{"created_by": "mif push --as kubevirt"}],
+    });
+    if let Some(created) = &disk.created {
+        config["created"] = created.clone().into();
+    }
+    serde_json::to_vec(&config).expect("a configuration is JSON")
 }
 
 /// Returns what comes before and after a disk of `len` bytes in the layer: a tar with the directory `disk` and the disk.

@@ -90,10 +90,19 @@ impl Descriptor {
 impl Manifest {
     /// Returns the manifest of an image of this program.
     pub(super) fn of_store(layers: Vec<Descriptor>, annotations: BTreeMap<String, String>) -> Self {
+        Self::of_artifact(ARTIFACT, layers, annotations)
+    }
+
+    /// Returns the manifest of an artifact of this type, whose configuration is empty.
+    pub(super) fn of_artifact(
+        kind: &str,
+        layers: Vec<Descriptor>,
+        annotations: BTreeMap<String, String>,
+    ) -> Self {
         Manifest {
             schema_version: 2,
             media_type: MANIFEST.to_owned(),
-            artifact_type: Some(ARTIFACT.to_owned()),
+            artifact_type: Some(kind.to_owned()),
             config: Descriptor::empty(),
             layers,
             annotations,

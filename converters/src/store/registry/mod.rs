@@ -180,6 +180,19 @@ fn push_file(client: &Client, key: &str, bytes: Vec<u8>) -> io::Result<Descripto
     Ok(Descriptor::of_file(key, &digest, size))
 }
 
+/// Returns the error of a request about `what` there.
+fn failure(place: &RegistryPlace, what: Option<&str>, error: &io::Error) -> Error {
+    match (error.kind(), what) {
+        // About the image that is meant, or the registry.
+        (ErrorKind::InvalidInput | ErrorKind::PermissionDenied, _) => {
+            Error::input(format!("{place}: {error}"))
+        }
+        (ErrorKind::Unsupported, _) => Error::unsupported(format!("{place}: {error}")),
+        (_, Some(what)) => Error::file(&format!("{place}: {what}"), error),
+        (_, None) => Error::file(&place.to_string(), error),
+    }
+}
+
 fn unsupported(text: &str) -> io::Error {
     io::Error::new(ErrorKind::Unsupported, text)
 }
@@ -259,14 +272,7 @@ impl Storage for Registry {
     }
 
     fn error(&self, key: &str, error: &io::Error) -> Error {
-        match error.kind() {
-            // About the image that is meant, or the registry.
-            ErrorKind::InvalidInput | ErrorKind::PermissionDenied => {
-                Error::input(format!("{}: {error}", self.place))
-            }
-            ErrorKind::Unsupported => Error::unsupported(format!("{}: {error}", self.place)),
-            _ => Error::file(&format!("{}: {key}", self.place), error),
-        }
+        failure(&self.place, Some(key), error)
     }
 
     fn upload(&self, key: &str) -> io::Result<Box<dyn Upload>> {

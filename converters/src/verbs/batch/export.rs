@@ -7,11 +7,11 @@ use std::time::Instant;
 use mif_formats::container;
 use serde::Serialize;
 
+use super::divide::{Division, each};
 use super::{Share, Watch};
 use crate::error::{Error, Result};
 use crate::image::OpenImage;
 use crate::store::{ImageName, Selector, Store};
-use crate::task::pool;
 use crate::task::progress::{Silent, interrupted};
 use crate::verbs::choose::{ImageFilter, Versions};
 use crate::verbs::transfer::export::{ExportOptions, ExportReport, export};
@@ -23,6 +23,8 @@ pub struct BatchExportOptions {
     pub all_versions: bool,
     /// Export only images that match.
     pub filter: ImageFilter,
+    /// Which of these images to export.
+    pub division: Division,
     /// The number of images to export in parallel; by default the number of processors, at most four.
     pub jobs: Option<usize>,
     /// Options of each export. The format or the target must be given.
@@ -42,6 +44,13 @@ pub enum ExportEvent {
     },
     /// The file is complete.
     Finished(Box<ExportReport>),
+    /// Another process of the run has exported it.
+    Elsewhere {
+        /// The image, `name@version`.
+        image: String,
+        /// The file that it has here, or would have.
+        output: String,
+    },
     /// The file could not be written: a new file was not created, an existing one is unchanged.
     Failed {
         /// The image, `name@version`.
@@ -64,6 +73,8 @@ pub struct ExportSummary {
     pub images: u64,
     /// Images that were exported.
     pub exported: u64,
+    /// Images that other processes of the run have exported.
+    pub elsewhere: u64,
     /// Images that could not be exported.
     pub failed: u64,
     /// Images that were not finished, because the user interrupted the export.
@@ -94,19 +105,24 @@ pub fn export_all(
             })?
         }
     };
-    let images = images(store, options)?;
+    let mut images = images(store, options)?;
     if images.is_empty() {
         return Err(Error::input(format!("{}: the store has no images", store.storage().place())));
     }
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+    images.retain(|image| options.division.contains(&image.name));
     watch.total(images.len());
+    let run = options.division.join(store, "export", &*watch.begin("export"))?;
     let summary = Mutex::new(ExportSummary { images: images.len() as u64, ..ExportSummary::default() });
-    let done = pool::run(Share::new(images.len(), options.jobs, None).jobs, images.len(), |number, _| {
-        let ImageName { name, version } = &images[number];
-        let Selector::Number(version) = version else { unreachable!("they were listed by number") };
-        let file = if options.all_versions { format!("{name}@{version}") } else { name.clone() };
-        let path = folder.join(format!("{file}.{suffix}"));
-        let (image, output) = (images[number].to_string(), path.display().to_string());
+    let names: Vec<String> = images.iter().map(ToString::to_string).collect();
+    let output = |number: usize| {
+        let file = if options.all_versions { &names[number] } else { &images[number].name };
+        folder.join(format!("{file}.{suffix}"))
+    };
+    let waiting = || watch.begin("waiting for others");
+    let export_one = |number: usize| {
+        let path = output(number);
+        let (image, output) = (names[number].clone(), path.display().to_string());
         let progress = watch.begin(&image);
         crate::task::progress::check(&*progress)?;
         watch.event(ExportEvent::Started { image: image.clone(), output: output.clone() });
@@ -128,11 +144,19 @@ pub fn export_all(
                 ExportEvent::Failed { image, output, code: error.code() as u8, error: error.to_string() }
             }
         };
+        let is_done = !matches!(event, ExportEvent::Failed { .. });
         watch.event(event);
-        Ok(())
-    });
+        Ok(is_done)
+    };
+    let elsewhere = |number: usize| {
+        summary.lock().expect("not poisoned").elsewhere += 1;
+        let (image, output) = (names[number].clone(), output(number).display().to_string());
+        watch.event(ExportEvent::Elsewhere { image, output });
+    };
+    let jobs = Share::new(images.len(), options.jobs, None).jobs;
+    let done = each(run.as_ref(), jobs, &names, &waiting, export_one, elsewhere);
     let mut summary = summary.into_inner().expect("not poisoned");
-    summary.left = summary.images - summary.exported - summary.failed;
+    summary.left = summary.images - summary.exported - summary.elsewhere - summary.failed;
     summary.seconds = started.elapsed().as_secs_f64();
     watch.event(ExportEvent::Summary(summary));
     done.map(|()| summary)

@@ -7,11 +7,11 @@ use std::time::Instant;
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
+use super::divide::{Division, each};
 use super::find::{FoundImage, PassedOver, find, trusting};
 use super::{NamePattern, Share, Watch};
 use crate::error::{Error, Result};
 use crate::store::{ObjectWriter, Store, WriterStats};
-use crate::task::pool;
 use crate::task::progress::{Progress, interrupted};
 use crate::verbs::transfer::import::known::known;
 use crate::verbs::transfer::import::{ImportOptions, ImportReport, Opened, import_opened, source_files};
@@ -25,6 +25,8 @@ pub struct BatchImportOptions {
     pub jobs: Option<usize>,
     /// Read images again even if their files have not changed since the last import.
     pub reread: bool,
+    /// Which of the images to import.
+    pub division: Division,
     /// Options of each import. Its name is ignored; its threads are shared by all.
     pub each: ImportOptions,
 }
@@ -57,6 +59,13 @@ pub enum ImportEvent {
         /// The disk's size in bytes.
         disk_size: u64,
     },
+    /// Another process of the run has imported it.
+    Elsewhere {
+        /// The file.
+        source: String,
+        /// The name of the image.
+        name: String,
+    },
     /// The image could not be imported.
     Failed {
         /// The file.
@@ -87,6 +96,8 @@ pub struct ImportSummary {
     pub damage_left: bool,
     /// Images that were not read, because their files have not changed.
     pub skipped: u64,
+    /// Images that other processes of the run have imported.
+    pub elsewhere: u64,
     /// Images that could not be imported.
     pub failed: u64,
     /// Images that were not finished, because the user or a store error stopped the import.
@@ -123,6 +134,7 @@ impl ImportSummary {
                 self.skipped += 1;
                 self.disk_bytes += disk_size;
             }
+            ImportEvent::Elsewhere { .. } => self.elsewhere += 1,
             ImportEvent::Failed { .. } => self.failed += 1,
             ImportEvent::PassedOver(_) => self.passed_over += 1,
             ImportEvent::Started { .. } | ImportEvent::Summary(_) => {}
@@ -156,17 +168,21 @@ pub fn import_all(
     for passed_over in found.passed_over {
         tell(ImportEvent::PassedOver(passed_over));
     }
-    let planned = plan(found.images, &options.names)?;
+    let mut planned = plan(found.images, &options.names)?;
     if planned.is_empty() {
         let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::input(format!("{}: no disk images found", places.join(", ")))
             .advise("To import an unrecognised file as a raw disk, name the file itself"));
     }
+    planned.retain(|planned| options.division.contains(&planned.name));
     watch.total(planned.len());
+    let run = options.division.join(store, "import", &*watch.begin("import"))?;
     let writer = ObjectWriter::new(store)?;
     let shelf = Some(std::sync::Arc::default());
     let share = Share::new(planned.len(), options.jobs, options.each.threads);
-    let done = pool::run(share.jobs, planned.len(), |number, _| {
+    let names: Vec<String> = planned.iter().map(|planned| planned.name.clone()).collect();
+    let waiting = || watch.begin("waiting for others");
+    let import = |number: usize| {
         let Planned { image, name } = &planned[number];
         let source = image.path.display().to_string();
         let progress = watch.begin(name);
@@ -184,9 +200,15 @@ pub fn import_all(
             }
         };
         drop(progress);
+        let is_done = !matches!(event, ImportEvent::Failed { .. });
         tell(event);
-        Ok(())
-    });
+        Ok(is_done)
+    };
+    let elsewhere = |number: usize| {
+        let Planned { image, name } = &planned[number];
+        tell(ImportEvent::Elsewhere { source: image.path.display().to_string(), name: name.clone() });
+    };
+    let done = each(run.as_ref(), share.jobs, &names, &waiting, import, elsewhere);
     let mut summary = summary.into_inner().expect("not poisoned");
     summary.images = planned.len() as u64;
     summary.left = summary.images
@@ -194,6 +216,7 @@ pub fn import_all(
         - summary.unchanged
         - summary.repaired
         - summary.skipped
+        - summary.elsewhere
         - summary.failed;
     summary.seconds = started.elapsed().as_secs_f64();
     watch.event(ImportEvent::Summary(summary));

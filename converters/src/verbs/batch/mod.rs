@@ -1,5 +1,6 @@
 //! Verbs on many images: in parallel, continuing after failures, with events for each image.
 
+mod divide;
 mod export;
 mod find;
 mod import;
@@ -15,6 +16,7 @@ use mif_formats::container::OpenOptions;
 use crate::task::pool;
 use crate::task::progress::Progress;
 
+pub use self::divide::Division;
 pub use self::export::{BatchExportOptions, ExportEvent, ExportSummary, export_all};
 pub use self::find::PassedOver;
 pub use self::import::{BatchImportOptions, ImportEvent, ImportSummary, import_all};

@@ -11,7 +11,8 @@ use crate::host::temporary;
 use crate::image::{OpenImage, Origin};
 use crate::notation::seconds_text;
 use crate::store::{
-    ContainerDisk, ForeignImage, Image, ImageName, ObjectWriter, RegistryPlace, Store, push_container_disk,
+    ContainerDisk, DiskForm, ForeignImage, Image, ImageName, ObjectWriter, RegistryPlace, Store,
+    push_container_disk,
 };
 use crate::task::progress::Progress;
 use crate::verbs::inspect::info;
@@ -33,11 +34,12 @@ pub struct ContainerDiskReport {
     pub seconds: f64,
 }
 
-/// Pushes an image to a registry as a containerDisk of KubeVirt. `options` are for the qcow2 file in it, which is made in
-/// a temporary directory.
+/// Pushes an image to a registry as a disk for KubeVirt. `options` are for the qcow2 file in it, which is made in a
+/// temporary directory.
 pub fn push_for_kubevirt(
     image: &OpenImage,
     place: &RegistryPlace,
+    form: DiskForm,
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<ContainerDiskReport> {
@@ -61,8 +63,14 @@ pub fn push_for_kubevirt(
         }
         Origin::File { .. } => (ImageName::like(&container::stem(Path::new(&image.label))), 1, None),
     };
-    let disk =
-        ContainerDisk { disk: &path, name: "disk.qcow2", architecture, created, title: (&title, version) };
+    let disk = ContainerDisk {
+        disk: &path,
+        name: "disk.qcow2",
+        form,
+        architecture,
+        created,
+        title: (&title, version),
+    };
     let bytes_sent = push_container_disk(place, &disk, progress)?;
     Ok(ContainerDiskReport {
         image: image.label.clone(),
