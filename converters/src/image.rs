@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mif_formats::Source;
 use mif_formats::container::{self, Access, OpenOptions};
 use mif_formats::mif::manifest::Row;
-use mif_formats::{ErrorKind, Source};
 
+use crate::disk::decrypted;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
 use crate::store::{ImageName, Objects, Place, Store, StoredImage};
@@ -61,9 +62,8 @@ impl OpenImage {
     ) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
-            let container = container::open_observed(path, options, progress).map_err(|error| {
-                let is_missing = error.kind() == ErrorKind::NotFound;
-                let error = Error::from(error);
+            let container = decrypted::open(path, options, progress).map_err(|error| {
+                let is_missing = !path.exists();
                 match image
                     .split_once(":/")
                     .filter(|(name, _)| is_missing && name.parse::<ImageName>().is_ok())
@@ -108,8 +108,28 @@ impl OpenImage {
                 })
             }
             Err(error) if store.versions(&name.name)?.is_empty() => Err(or_file(error)),
-            opened => opened,
+            opened => opened?.decrypted(options),
         }
+    }
+
+    /// Opens the encrypted volumes of a stored image, if there are keys. Its files are then read from its disk.
+    fn decrypted(self, options: &OpenOptions) -> Result<Self> {
+        let Origin::Stored { stored, .. } = &self.origin else { return Ok(self) };
+        if options.passphrases.is_empty() || stored.image.volumes.iter().all(|volume| volume.luks.is_none()) {
+            return Ok(self);
+        }
+        let mut container = container::Disk {
+            source: self.disk()?,
+            format: "mif",
+            details: Vec::new(),
+            files: Vec::new(),
+            own_files: 0,
+            warnings: Vec::new(),
+            decrypted: Vec::new(),
+        };
+        decrypted::decrypt(&mut container, &options.passphrases)
+            .map_err(|error| error.within(&self.label))?;
+        Ok(OpenImage { origin: Origin::File { container }, ..self })
     }
 
     /// Opens an image of a store.
@@ -144,6 +164,8 @@ impl OpenImage {
     #[must_use]
     pub fn access(&self) -> Access {
         match &self.origin {
+            // Who may read the ciphertext need not have the key.
+            Origin::File { container } if !container.decrypted.is_empty() => Access::Owner,
             Origin::File { container } => container.files.iter().fold(Access::All, |access, file| {
                 // If it is unknown, only the owner may read the output.
                 access.and(file.access().unwrap_or(Access::Owner))

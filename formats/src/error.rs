@@ -18,7 +18,7 @@ pub enum ErrorKind {
     Unsupported,
     /// A claimed count, depth or size exceeds a named limit.
     Limit,
-    /// The image refers to a file that it may not make us open.
+    /// The image refers to a file that it may not make us open, or no key that was given opens what is encrypted.
     Denied,
     /// Something that was requested or is needed does not exist.
     NotFound,

@@ -48,6 +48,7 @@ pub mod error;
 pub mod fs;
 pub mod guard;
 pub mod hive;
+pub mod luks;
 pub mod mif;
 pub mod partition;
 pub mod source;

@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use mif_formats::container;
 use mif_formats::mif::{ObjectId, PackId, manifest};
 
 use super::packs::{Checked, PackState};
 use super::report::{FsckOptions, FsckReport};
+use crate::disk::decrypted;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::{Reread, reread};
@@ -94,7 +94,7 @@ pub(super) fn from_disks(
     let everything = report.lost.iter().any(|image| image.lacks("layout") || image.lacks("image"));
     let mut done = Vec::new();
     for path in &options.from {
-        let disk = match container::open_observed(path, &options.open, progress) {
+        let disk = match decrypted::open(path, &options.open, progress) {
             Ok(disk) => disk,
             Err(e) => {
                 notes.insert(format!("{}: skipped: {e}", path.display()));

@@ -86,6 +86,10 @@ damaged parts in the store. If an older mif described the same disk, it stays as
         /// Refuse a disk if importing it causes any warning
         #[arg(long)]
         strict: bool,
+        /// Store encrypted volumes (LUKS) as plaintext, which everybody who can read the store can read. Needs --key-file or
+        /// --ask-key. By default they are stored as they are, exact and encrypted
+        #[arg(long)]
+        decrypt: bool,
         /// Read files again even if they have not changed since the last import
         #[arg(long)]
         reread: bool,

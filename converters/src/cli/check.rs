@@ -78,7 +78,7 @@ impl Context {
             nic: nic.map(|name| Card::find(&name)).transpose()?,
         };
         let Some(name) = fix else {
-            let image = self.open(&image, &open_options(open))?;
+            let image = self.open(&image, &open_options(open)?)?;
             let report = {
                 let bar = self.image_bar(&image.label);
                 mif::check(&image, &options, &bar)?

@@ -13,6 +13,7 @@ use mif_formats::container::OpenOptions;
 use mif_formats::partition::TableKind;
 use mif_formats::wrapper::Limits;
 
+use super::keys::Keys;
 use super::progress::Manner;
 use super::values::{duration, size, size_range};
 
@@ -112,6 +113,8 @@ pub(super) struct OpenFiles {
     /// file if that is more]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) max_unpacked: Option<u64>,
+    #[command(flatten)]
+    pub(super) keys: Keys,
 }
 
 /// What images are sorted by.
@@ -309,10 +312,12 @@ pub(super) fn group_number(group: &str) -> Result<u32> {
     })
 }
 
-pub(super) fn open_options(open: Open) -> OpenOptions {
-    let Open { format, files: OpenFiles { allow_path, snapshot, parent, scratch, max_unpacked } } = open;
+/// Returns the options for opening images. Reads the keys, and asks for one if it has to.
+pub(super) fn open_options(open: Open) -> Result<OpenOptions> {
+    let Open { format, files } = open;
+    let OpenFiles { allow_path, snapshot, parent, scratch, max_unpacked, keys } = files;
     let unpack = Limits { scratch, max_unpacked };
-    OpenOptions {
+    Ok(OpenOptions {
         format,
         allow_paths: allow_path,
         searched: Vec::new(),
@@ -320,7 +325,8 @@ pub(super) fn open_options(open: Open) -> OpenOptions {
         parents: parent,
         unpack,
         shelf: None,
-    }
+        passphrases: keys.read()?,
+    })
 }
 
 fn boot(text: &str) -> Result<BootBy, String> {

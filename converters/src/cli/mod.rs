@@ -11,6 +11,7 @@ mod csv;
 mod customize;
 mod install;
 mod json;
+mod keys;
 mod library;
 mod man;
 mod map;
@@ -148,6 +149,7 @@ impl Context {
                 reread,
                 jobs,
                 threads,
+                decrypt,
                 divide,
                 new,
                 open,
@@ -155,8 +157,17 @@ impl Context {
                 let _fresh = self.fresh_store();
                 self.make_shared(&new)?;
                 let (jobs, threads) = (jobs.map(usize::from), threads.map(usize::from));
-                let (open, command) = (open_options(open), command_line());
-                let each = ImportOptions { name: None, new_version, open, verify, strict, threads, command };
+                let (open, command) = (open_options(open)?, command_line());
+                let each = ImportOptions {
+                    name: None,
+                    new_version,
+                    open,
+                    decrypt,
+                    verify,
+                    strict,
+                    threads,
+                    command,
+                };
                 let names = name.unwrap_or_default();
                 let division = divide.division();
                 if let ([file], Division::Alone) = (&files[..], &division)
@@ -213,10 +224,10 @@ impl Context {
             }
             Command::Convert { image, output, output_format, write, open } => {
                 let options = export_options(output_format, write)?;
-                self.export(&self.open(&image, &open_options(open))?, &output, &options)
+                self.export(&self.open(&image, &open_options(open)?)?, &output, &options)
             }
             Command::Verify { a, b, all: _, against, divide, filter, files, independent: _, open } => {
-                let options = open_options(open);
+                let options = open_options(open)?;
                 let filter = filter.unless(a.is_some())?;
                 let division = divide.unless(a.is_some())?;
                 let Some(a) = a else {
@@ -233,18 +244,18 @@ impl Context {
                 Ok(report.same_bits || files && report.files.as_ref().is_some_and(|files| files.same))
             }
             Command::Info { image, map: true, open } => {
-                let image = self.open(&image, &open_options(open))?;
+                let image = self.open(&image, &open_options(open)?)?;
                 self.map(&image)?;
                 Ok(true)
             }
             Command::Info { image, map: false, open } => {
-                self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
+                self.report(&mif::info(&self.open(&image, &open_options(open)?)?)?, text::info)?;
                 Ok(true)
             }
             Command::Ls { image, path, long, recursive, digests, format, csv_safe, files, image_format } => {
                 let open = Open { format: image_format, files };
                 let mut path = path.as_ref().map(volume_path);
-                let image = self.open(&image, &open_options(open))?;
+                let image = self.open(&image, &open_options(open)?)?;
                 // Print paths that the user can pass back: with the volume unless it is the default one.
                 let volumes = path.as_ref().map_or(recursive, |path| path.volume.is_some());
                 let mtree = format == ListFormat::Mtree;
@@ -270,7 +281,7 @@ impl Context {
             }
             Command::Cat { image, paths, open } => {
                 let paths: Vec<VolumePath> = paths.iter().map(volume_path).collect();
-                mif::cat(&self.open(&image, &open_options(open))?, &paths, &mut Output)?;
+                mif::cat(&self.open(&image, &open_options(open)?)?, &paths, &mut Output)?;
                 Ok(true)
             }
             Command::Images { names, filter, newest, sort, limit } => {

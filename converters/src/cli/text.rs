@@ -69,6 +69,9 @@ pub(super) fn import(report: &ImportReport) -> String {
             printable(name)
         );
     }
+    for decrypted in &report.decrypted {
+        let _ = writeln!(out, "  stored as plaintext: {}", printable(decrypted));
+    }
     for repaired in &report.repaired {
         let _ = writeln!(out, "  repaired: {}", printable(repaired));
     }
@@ -252,6 +255,9 @@ pub(super) fn info(info: &ImageInfo) -> String {
                 .as_ref()
                 .map_or(String::new(), |target| format!(" for {}", printable(target)))
         );
+        for decrypted in &stored.provenance.decrypted {
+            let _ = writeln!(out, "  decrypted      {}", printable(decrypted));
+        }
         let counts = &stored.counts;
         let _ = writeln!(
             out,
@@ -284,7 +290,10 @@ pub(super) fn info(info: &ImageInfo) -> String {
                     BinaryBytes(u64::from(fs.block_size))
                 )
             }
-            FilesystemRecord::Other(Some(name)) => printable(name),
+            FilesystemRecord::Other(Some(name)) => match &volume.luks {
+                Some(luks) => format!("{}, {}", printable(name), printable(&luks.describe())),
+                None => printable(name),
+            },
             FilesystemRecord::Other(None) => "no known filesystem".into(),
         };
         let Some(partition) = info.table.partitions.get(i) else {

@@ -115,7 +115,7 @@ impl Context {
     pub(super) fn trees(&self, command: Trees) -> Answer {
         match command {
             Trees::Extract { image, path, output, kind, force, privileged, open } => {
-                let image = self.open(&image, &open_options(open))?;
+                let image = self.open(&image, &open_options(open)?)?;
                 let path = path.as_ref().map(volume_path);
                 let to_stdout = output == Path::new("-");
                 let is_tar = match kind {

@@ -2,5 +2,6 @@
 
 pub(crate) mod blocks;
 pub(crate) mod compare;
+pub(crate) mod decrypted;
 pub(crate) mod scan;
 pub(crate) mod volume;

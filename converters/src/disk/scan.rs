@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mif_formats::fs::listing::Listing;
 use mif_formats::fs::walk::walk;
 use mif_formats::fs::{self, Filesystem, Recognized};
+use mif_formats::luks;
 use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};
 use mif_formats::{ErrorKind, Slice, Source};
@@ -12,6 +13,9 @@ use mif_formats::{ErrorKind, Slice, Source};
 use super::volume::{DiskOffset, VolumeExtent, VolumeOffset, VolumeSource, on_disk};
 use crate::error::Result;
 use crate::store::{FilesystemRecord, VolumeRecord, volume_name};
+
+/// The name of an encrypted volume: blkid's.
+pub(crate) const LUKS: &str = "crypto_LUKS";
 
 /// A disk and its volumes.
 pub struct Scan {
@@ -33,6 +37,8 @@ pub struct ScannedVolume {
     pub content: Recognized,
     /// Its place on the disk, in volume order and without gaps.
     pub extents: Vec<VolumeExtent>,
+    /// What the header of an encrypted volume says.
+    pub luks: Option<luks::Info>,
 }
 
 impl ScannedVolume {
@@ -80,7 +86,7 @@ impl ScannedVolume {
             Recognized::Known(fs) => FilesystemRecord::Filesystem(fs.info().clone()),
             Recognized::Other { name, .. } => FilesystemRecord::Other(name.clone()),
         };
-        VolumeRecord { volume: self.name.clone(), content }
+        VolumeRecord { volume: self.name.clone(), content, luks: self.luks.clone() }
     }
 }
 
@@ -110,9 +116,30 @@ impl Scan {
 
 fn scan_volume(disk: &Arc<dyn Source>, partition: &Partition) -> Result<ScannedVolume> {
     let range = partition.start..partition.start + partition.len;
-    let content = fs::open(Arc::new(Slice::new(disk.clone(), range)?))?;
+    let source: Arc<dyn Source> = Arc::new(Slice::new(disk.clone(), range)?);
+    let mut content = fs::open(source.clone())?;
+    let luks = luks_info(&*source, &mut content)?;
     let extents = vec![VolumeExtent::whole(partition)];
-    Ok(ScannedVolume { name: volume_name(partition.slot), content, extents })
+    Ok(ScannedVolume { name: volume_name(partition.slot), content, extents, luks })
+}
+
+/// Returns what the header of a LUKS volume says; `None` if it is none. What is wrong with the header becomes a warning.
+fn luks_info(volume: &dyn Source, content: &mut Recognized) -> Result<Option<luks::Info>> {
+    let Recognized::Other { name: Some(name), warnings } = content else { return Ok(None) };
+    if name != LUKS {
+        return Ok(None);
+    }
+    match luks::Header::read(volume) {
+        Ok(header) => Ok(header.map(|header| {
+            warnings.extend(header.warnings);
+            header.info
+        })),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error.into()),
+        Err(error) => {
+            warnings.push(error.to_string());
+            Ok(None)
+        }
+    }
 }
 
 /// Adds the linear logical volumes in the partitions, as `group/volume`.
@@ -135,10 +162,13 @@ fn scan_logical_volumes(
                 let disk = DiskOffset(partitions[segment.physical].start + segment.start);
                 VolumeExtent { volume: VolumeOffset(at - segment.len), disk, len: segment.len }
             });
+            let source: Arc<dyn Source> = Arc::new(logical.open(&physical));
+            let mut content = fs::open(source.clone())?;
             volumes.push(ScannedVolume {
+                luks: luks_info(&*source, &mut content)?,
+                content,
                 name: format!("{}/{}", group.name, logical.name),
                 extents: extents.collect(),
-                content: fs::open(Arc::new(logical.open(&physical)))?,
             });
         }
     }
@@ -157,6 +187,7 @@ mod tests {
             name: "p1".into(),
             content: Recognized::Other { name: None, warnings: Vec::new() },
             extents: vec![part(0, 1000, 100), part(100, 5000, 100)],
+            luks: None,
         };
         let on_disk = |offset, len| {
             volume.on_disk(VolumeOffset(offset), len).map(|(at, len)| (at.0, len)).collect::<Vec<_>>()

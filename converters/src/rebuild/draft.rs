@@ -411,6 +411,7 @@ impl<'a> Base<'a> {
             recipe: options.recipe.clone(),
             source: options.source.clone(),
             target: options.target.clone(),
+            decrypted: self.parent.image.provenance.decrypted.clone(),
             ..Provenance::of(&options.operation)
         };
         made.publish(store, &options.name, &packages, provenance)

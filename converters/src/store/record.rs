@@ -150,6 +150,9 @@ pub struct VolumeRecord {
     pub volume: String,
     /// A filesystem, or something else that may have been recognised.
     pub content: FilesystemRecord,
+    /// What the header of an encrypted volume says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub luks: Option<mif_formats::luks::Info>,
 }
 
 /// Returns the name of the volume on a partition: `p` and its slot.
@@ -215,6 +218,10 @@ pub struct Provenance {
     /// The target of `check --fix` that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// What of the disk was encrypted in the source and is plaintext in the image, each in a few words. Keys are recorded
+    /// nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decrypted: Vec<String>,
 }
 
 /// A version that was removed.
@@ -246,6 +253,7 @@ impl Provenance {
             files: Vec::new(),
             recipe: None,
             target: None,
+            decrypted: Vec::new(),
         }
     }
 

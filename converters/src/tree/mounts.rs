@@ -173,6 +173,15 @@ impl Devices<'_> {
         }
     }
 
+    /// Returns the encrypted volumes, with what their headers say.
+    pub(crate) fn encrypted(&self) -> Vec<(String, String)> {
+        let each = self
+            .volumes
+            .iter()
+            .filter_map(|volume| Some((volume.volume.clone(), volume.luks.as_ref()?.describe())));
+        each.collect()
+    }
+
     /// Returns the volumes on which names do not differ by case.
     pub(crate) fn ignoring_case(&self) -> Vec<String> {
         let ignores = |record: &&VolumeRecord| match &record.content {
@@ -240,6 +249,7 @@ mod tests {
     fn disk(volumes: &[(&str, &str)]) -> (Table, Vec<VolumeRecord>) {
         let table = Table::none();
         let record = |(name, label): &(&str, &str)| VolumeRecord {
+            luks: None,
             volume: (*name).to_owned(),
             content: FilesystemRecord::Filesystem(Info {
                 kind: "ext4".into(),

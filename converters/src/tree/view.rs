@@ -30,6 +30,8 @@ pub struct Tree {
     roots: Vec<Root>,
     /// The volumes on which names do not differ by case.
     ignoring_case: Vec<String>,
+    /// Encrypted volumes, with what their headers say.
+    encrypted: Vec<(String, String)>,
     /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl Tree {
             volumes,
             roots: Vec::new(),
             ignoring_case: Vec::new(),
+            encrypted: Vec::new(),
             complaints,
         }
     }
@@ -94,6 +97,7 @@ impl Tree {
     /// Finds the root filesystems and the mounts of their fstabs.
     pub(crate) fn with_roots(mut self, devices: Devices<'_>) -> Self {
         self.ignoring_case = devices.ignoring_case();
+        self.encrypted = devices.encrypted();
         let (names, subvolumes) = (self.volumes(), Subvolumes::of(self.rows.iter()));
         let volumes = Volumes { paths: &self, names: &names, devices, subvolumes: &subvolumes };
         let mut complaints = Vec::new();
@@ -194,7 +198,25 @@ impl Tree {
 
     fn volumes_text(&self) -> String {
         let volumes: Vec<String> = self.volumes().iter().map(|v| format!("{v}:/")).collect();
-        if volumes.is_empty() { "no volumes that mif can read".to_owned() } else { volumes.join(", ") }
+        let text =
+            if volumes.is_empty() { "no volumes that mif can read".to_owned() } else { volumes.join(", ") };
+        match &self.encrypted_text()[..] {
+            "" => text,
+            encrypted => format!("{text}. {encrypted}"),
+        }
+    }
+
+    /// Returns a sentence about the volumes whose files only a key shows; empty if there are none.
+    pub(crate) fn encrypted_text(&self) -> String {
+        let each = self.encrypted.iter().map(|(volume, what)| format!("{volume} ({what})"));
+        match &each.collect::<Vec<_>>()[..] {
+            [] => String::new(),
+            [one] => format!("{one} is encrypted: pass --key-file FILE or --ask-key to see its files"),
+            all => format!(
+                "{} are encrypted: pass --key-file FILE or --ask-key to see their files",
+                all.join(" and ")
+            ),
+        }
     }
 
     /// Opens the content of a regular file for reading.

@@ -119,6 +119,11 @@ impl ImageFile {
         &self.path
     }
 
+    /// Returns its name without the directory.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
     /// Returns the open file for later inspection.
     pub(super) fn opened(&self) -> DiskFile {
         let member = self.member.as_ref().map(|(name, _)| name.clone());

@@ -7,6 +7,7 @@ mod dmg;
 mod file;
 pub mod foreign;
 mod identity;
+mod luks;
 mod mapped;
 mod opener;
 mod options;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result, at};
+use crate::luks::Passphrase;
 use crate::source::Source;
 use crate::wrapper::Limits;
 
@@ -57,6 +59,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &qed::Qed,
     &dmg::Dmg,
     &split::Split,
+    &luks::Luks,
     &raw::Raw,
 ];
 
@@ -125,6 +128,8 @@ pub struct OpenOptions {
     pub unpack: Limits,
     /// Where a decoded archive is kept for its other disks, while many images are opened.
     pub shelf: Option<Arc<Shelf>>,
+    /// Passphrases to open what is encrypted with: the image and its parents.
+    pub passphrases: Vec<Passphrase>,
 }
 
 /// An opened container: the disk inside it, and a description of the container.
@@ -142,6 +147,8 @@ pub struct Disk {
     pub own_files: usize,
     /// Warnings about the container, as sentences.
     pub warnings: Vec<String>,
+    /// What was encrypted and is plaintext here, each in a few words: `the disk: LUKS1, aes-xts-plain64, UUID …`.
+    pub decrypted: Vec<String>,
 }
 
 /// A receiver of a writer's progress, which can also stop the writer.

@@ -212,7 +212,11 @@ impl<'a> Opener<'a> {
             return Err(place().limit(format!("the chain has more than {MAX_CHAIN} disks")));
         }
         // The requested snapshot and format apply to the first image only.
-        let options = OpenOptions { format: format.map(str::to_owned), ..OpenOptions::default() };
+        let options = OpenOptions {
+            format: format.map(str::to_owned),
+            passphrases: self.options.passphrases.clone(),
+            ..OpenOptions::default()
+        };
         let mut roots = self.roots.clone();
         if let Some(folder) =
             self.parent().and_then(|path| path.canonicalize().ok()?.parent().map(Path::to_owned))

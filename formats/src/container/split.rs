@@ -46,7 +46,15 @@ impl Format for Split {
         let files: Vec<_> = disk.files.iter().map(ImageFile::opened).collect();
         let details = vec![("pieces".to_owned(), files.len().to_string())];
         let source = std::sync::Arc::new(Mapped::new(disk, None));
-        Ok(Disk { source, format: "split", details, own_files: files.len(), files, warnings: Vec::new() })
+        Ok(Disk {
+            source,
+            format: "split",
+            details,
+            own_files: files.len(),
+            files,
+            warnings: Vec::new(),
+            decrypted: Vec::new(),
+        })
     }
 
     fn create(&self, _: &dyn Source, output: &mut Output, _: &CreateOptions, _: &dyn Observer) -> Result<()> {

@@ -55,7 +55,7 @@ fn bad_input_is_one_clear_sentence_and_the_store_stays_as_it_was() {
         ("empty.img", 3, "is empty"),
         ("folder", 3, "no disk images found"),
         ("not-there.qcow2", 3, "not-there.qcow2"),
-        ("luks.qcow2", 4, "encrypt"),
+        ("luks.qcow2", 3, "encrypt"),
         ("parted.vmdk", 3, "missing-flat.vmdk"),
         ("outside.vmdk", 3, "/etc/passwd"),
     ];

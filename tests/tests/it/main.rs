@@ -38,6 +38,7 @@ mod install;
 mod inventory;
 mod keeping;
 mod library;
+mod luks;
 mod manners;
 mod meaning;
 mod model;

@@ -194,7 +194,7 @@ fn volumes_that_are_not_read_are_named_and_come_back() {
     let at = |name: &str| work.path().join(name);
     let mut bytes = vec![0; 4 << 20];
     Random(5).fill(&mut bytes[4096..]);
-    for (name, head) in [("luks", &b"LUKS\xba\xbe\0\x02"[..]), ("exfat", b"\xeb\x76\x90EXFAT   ")] {
+    for (name, head) in [("luks", &b"LUKS\xba\xbe\0\x01"[..]), ("exfat", b"\xeb\x76\x90EXFAT   ")] {
         bytes[..512].fill(0);
         bytes[..head.len()].copy_from_slice(head);
         bytes[510..512].copy_from_slice(&[0x55, 0xaa]);

@@ -27,6 +27,7 @@ const FORMATS: &[(&str, u32)] = &[
     ("source", 3),
     ("uuid", 3),
     ("beneath", 4),
+    ("luks", 4),
     ("disk_digest", 5),
     ("wrapper", 5),
     ("container", 6),

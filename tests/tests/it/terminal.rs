@@ -142,6 +142,32 @@ fn slow_disk() -> WorkFolder {
     work
 }
 
+/// Ctrl-C at the question restores the terminal, as a signal that ends the program would not.
+#[test]
+fn a_key_is_asked_for_without_showing_it() {
+    if !have(&["tmux", "bash", "qemu-img", "mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let _ = mif_tests::disk::small(work.path(), "plain", &[("hello", b"hello, world")]);
+    fs::write(work.at("key"), "opensesame").unwrap();
+    crate::luks::qemu_img(&work, "convert -f raw -O luks -o key-secret=s,iter-time=50 plain.raw disk.raw");
+    let terminal = Terminal::new(work.path());
+    // With a character that backspace takes back, and a line that Ctrl-U does.
+    for (keys, said) in [
+        (&["wrong", "C-u", "openx", "BSpace", "sesame", "Enter"][..], "hello, world"),
+        (&["C-c"], "code 130"),
+    ] {
+        terminal.enter("mif cat ./disk.raw /hello --ask-key; echo \" code $?\"");
+        terminal.wait_for(|screen| screen.contains("Key of the encrypted volumes:"));
+        terminal.keys(keys);
+        let screen = terminal.wait_for(|screen| screen.contains(said));
+        assert!(!screen.contains("sesame") && !screen.contains("wrong"), "{screen}");
+        terminal.enter("echo shown");
+        terminal.wait_for(|screen| screen.contains("echo shown"));
+    }
+}
+
 #[test]
 fn progress_has_a_rate_and_the_time_left_and_nothing_of_it_stays_after_ctrl_c() {
     if !have(&["tmux", "bash"]) {

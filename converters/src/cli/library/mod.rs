@@ -103,7 +103,7 @@ impl Context {
                 return Ok(self.none_damaged(&report.damaged));
             }
             Library::Fsck { repair, from, list, open } => {
-                let (mut open, bar) = (open_options(open), self.bar("fsck"));
+                let (mut open, bar) = (open_options(open)?, self.bar("fsck"));
                 let from = if from.is_empty() { from } else { mif::disk_images(&from, &mut open, &bar)? };
                 let options = FsckOptions { repair, from, open };
                 options.check()?;
@@ -147,7 +147,7 @@ impl Context {
                     whole_texts: text || stat,
                     why,
                 };
-                let open = open_options(open);
+                let open = open_options(open)?;
                 let (a, b) = (self.open(&a, &open)?, self.open(&b, &open)?);
                 let mut report = mif::diff(&a, &b, &options, &self.bar("diff"))?;
                 let left_out = order::changes(&mut report, sort, times || self.global.json, limit);
@@ -202,7 +202,10 @@ impl Context {
                     return self.bom(image, format, open);
                 }
                 let query = PackageQuery { name, below, above, is, images };
-                let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
+                let image = match image {
+                    Some(image) => Some(self.open(&image, &open_options(open)?)?),
+                    None => None,
+                };
                 let mut report = mif::packages(path, image.as_ref(), &query, &self.bar("packages"))?;
                 let found = !report.packages.is_empty();
                 order::packages(&mut report, sort, group, limit);
@@ -271,7 +274,7 @@ impl Context {
             return Err(mif::Error::usage("a bill of materials is about one image")
                 .advise("Name it; `mif images` lists them"));
         };
-        let bom = mif::bom(&self.open(&image, &open_options(open))?, format)?;
+        let bom = mif::bom(&self.open(&image, &open_options(open)?)?, format)?;
         print_json(&bom.document)?;
         // They are not in the document.
         if !self.global.quiet {

@@ -89,7 +89,8 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     progress.stage("finding disk images", 0);
     let mut found = FoundImages::default();
     let mut files = Vec::new();
-    let options = trusting(paths, options);
+    // Only the files are found here, so that no time goes into opening what is encrypted.
+    let options = OpenOptions { passphrases: Vec::new(), ..trusting(paths, options) };
     if !options.parents.is_empty() && (paths.len() > 1 || paths.iter().any(|path| path.is_dir())) {
         return Err(Error::usage("--parent works with a single image, not with several or with a directory"));
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use mif_formats::container::{self, OpenOptions};
+use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
 use super::divide::{Division, each};
@@ -158,6 +158,7 @@ pub fn import_all(
     watch: &dyn Watch<ImportEvent>,
 ) -> Result<ImportSummary> {
     let started = Instant::now();
+    options.each.check()?;
     let found = find(paths, &options.each.open, &*watch.begin("import"))?;
     let summary = std::sync::Mutex::new(ImportSummary::default());
     let tell = |event: ImportEvent| {
@@ -259,7 +260,7 @@ fn import_one(
         return Err(Error::input(format!("{}: {problem}", path.display())));
     }
     progress.stage("opening", 0);
-    let disk = container::open_observed(path, &options.open, progress)?;
+    let disk = options.open(path, progress)?;
     let files = source_files(&disk)?;
     let opened = Opened { path, is_url: false, name, disk: &disk, files: &files };
     if !reread && let Some(there) = known(store, &opened, options)? {

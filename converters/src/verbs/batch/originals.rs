@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::find::FoundImage;
 use super::{NamePattern, resolved};
-use crate::error::Result;
+use crate::disk::decrypted;
+use crate::error::{Error, Result};
 use crate::image::{OpenImage, Origin};
 use crate::store::{Image, ImageName, Selector, Store};
 use crate::task::progress::Progress;
@@ -142,7 +143,20 @@ pub(super) fn compare(
     };
     let compared = || -> Result<VerifyReport> {
         let name = ImageName { name: image.name.clone(), version: Selector::Number(image.version) };
-        let container = container::open_observed(&original.path, &options, progress)?;
+        let container = match (image.provenance.decrypted.is_empty(), options.passphrases.is_empty()) {
+            (true, _) => container::open_observed(
+                &original.path,
+                &OpenOptions { passphrases: Vec::new(), ..options },
+                progress,
+            )?,
+            (false, true) => {
+                return Err(Error::input(
+                    "the import decrypted this disk, so comparing it with its file needs the key",
+                )
+                .advise("Pass --key-file FILE or --ask-key"));
+            }
+            (false, false) => decrypted::open(&original.path, &options, progress)?,
+        };
         let original = OpenImage { label: file.clone(), origin: Origin::File { container } };
         verify_both(&OpenImage::stored(store, &name)?, &original, progress)
     };

@@ -142,6 +142,9 @@ pub fn export(
         Origin::File { container } => container.warnings.clone(),
         Origin::Stored { .. } => Vec::new(),
     };
+    if let Origin::File { container } = &image.origin {
+        notes.extend(container.decrypted.iter().map(|what| format!("written as plaintext: {what}")));
+    }
     let sector_size = match disk.sector_size() {
         Some(recorded) => recorded,
         None => partition::read(&*disk)?.sector_size,

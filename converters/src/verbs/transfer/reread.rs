@@ -199,6 +199,7 @@ fn provenance(old: &Image, options: &RereadOptions) -> Provenance {
         parent: Some(old.id()),
         command: options.command.clone(),
         recipe: None,
+        decrypted: old.provenance.decrypted.clone(),
         operation: "reread".into(),
         ..Provenance { tool: Provenance::of("reread").tool, ..from }
     }

@@ -57,7 +57,15 @@ impl Format for Dmg {
             vec![("compression".to_owned(), if kinds.is_empty() { "none".into() } else { kinds.join(", ") })];
         let files = vec![file.opened()];
         let source = Arc::new(Mapped::new(Chunks { file, chunks, len }, None));
-        Ok(Disk { source, format: "dmg", details, files, own_files: 1, warnings: Vec::new() })
+        Ok(Disk {
+            source,
+            format: "dmg",
+            details,
+            files,
+            own_files: 1,
+            warnings: Vec::new(),
+            decrypted: Vec::new(),
+        })
     }
 
     fn create(&self, _: &dyn Source, output: &mut Output, _: &CreateOptions, _: &dyn Observer) -> Result<()> {

@@ -253,7 +253,7 @@ pub(super) fn open(file: &ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         details.push(("snapshot".to_owned(), descriptor.chain.last().expect("not empty").clone()));
     }
     let (source, own_files) = (Arc::new(Joined::new("Parallels disk", parts)), files.len());
-    Ok(Disk { source, format: "parallels", details, files, own_files, warnings })
+    Ok(Disk { source, format: "parallels", details, files, own_files, warnings, decrypted: Vec::new() })
 }
 
 #[cfg(test)]

@@ -69,7 +69,15 @@ impl Format for Parallels {
                 .push("the header says that the disk is empty, but it has data, which is read".to_owned());
         }
         let source = Arc::new(Mapped::new(clusters, None));
-        Ok(Disk { source, format: "parallels", details, files, own_files: 1, warnings })
+        Ok(Disk {
+            source,
+            format: "parallels",
+            details,
+            files,
+            own_files: 1,
+            warnings,
+            decrypted: Vec::new(),
+        })
     }
 
     fn create(&self, _: &dyn Source, output: &mut Output, _: &CreateOptions, _: &dyn Observer) -> Result<()> {

@@ -1,6 +1,8 @@
 //! The qcow2 header, its extensions and the snapshot table (qcow2 specification, "Header", "Header
 //! extensions", "Snapshots"). All numbers are big-endian.
 
+use std::ops::Range;
+
 use crate::bytes::{be16, be32, be64};
 use crate::error::{Result, at};
 
@@ -33,6 +35,7 @@ pub(super) mod extension {
     pub(in crate::container::qcow2) const BACKING_FORMAT: u32 = 0xe279_2aca;
     pub(in crate::container::qcow2) const FEATURE_NAMES: u32 = 0x6803_f857;
     pub(in crate::container::qcow2) const DATA_FILE: u32 = 0x4441_5441;
+    pub(in crate::container::qcow2) const ENCRYPTION: u32 = 0x0537_be77;
 }
 
 /// The validated header.
@@ -61,6 +64,10 @@ pub(super) struct Header {
     pub(super) refcount_order: u32,
     /// The name of the external data file, as bytes.
     pub(super) data_file: Option<Vec<u8>>,
+    /// True if the disk is encrypted with LUKS.
+    is_encrypted: bool,
+    /// The place of the LUKS header in the file, in bytes.
+    encryption: Option<Range<u64>>,
 }
 
 impl Header {
@@ -89,8 +96,10 @@ impl Header {
         }
         match be32(bytes, 32) {
             0 => {}
-            1 => return Err(place("crypt_method", 32).unsupported("the image is encrypted (AES)")),
-            2 => return Err(place("crypt_method", 32).unsupported("the image is encrypted (LUKS)")),
+            1 => return Err(place("crypt_method", 32).unsupported(
+                    "the image is encrypted with the old AES of qcow2, which mif does not read; `qemu-img convert` does",
+                )),
+            2 => {}
             other => {
                 let problem = format!("the image is encrypted (unknown method {other})");
                 return Err(place("crypt_method", 32).unsupported(problem));
@@ -110,6 +119,8 @@ impl Header {
             compression_type: 0,
             refcount_order: 4,
             data_file: None,
+            is_encrypted: be32(bytes, 32) == 2,
+            encryption: None,
         };
         let mut extensions = 72;
         if version == 3 {
@@ -194,6 +205,9 @@ impl Header {
                     self.backing_format = Some(String::from_utf8_lossy(data).into_owned());
                 }
                 extension::DATA_FILE => self.data_file = Some(data.to_vec()),
+                extension::ENCRYPTION if self.is_encrypted => {
+                    self.encryption = Some(encryption(data, position)?)
+                }
                 extension::FEATURE_NAMES => feature_names = data.to_vec(),
                 _ => {}
             }
@@ -257,6 +271,17 @@ impl Header {
         Ok(())
     }
 
+    /// Returns the place of the LUKS header in the file, if the disk is encrypted.
+    pub(super) fn encryption(&self) -> Result<Option<Range<u64>>> {
+        match (self.is_encrypted, &self.encryption) {
+            (false, _) => Ok(None),
+            (true, Some(range)) => Ok(Some(range.clone())),
+            (true, None) => Err(at("qcow2 header").field("crypt_method").byte(32).corrupt(
+                "the image is encrypted (LUKS), but no header extension tells where its LUKS header is",
+            )),
+        }
+    }
+
     /// Returns the cluster size in bytes.
     pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
@@ -270,6 +295,19 @@ impl Header {
     /// Returns the number of L1 entries that a disk of `size` bytes needs.
     pub(super) fn l1_entries(&self, size: u64) -> u64 {
         size.div_ceil(1 << (self.cluster_bits + self.l2_bits()))
+    }
+}
+
+/// Parses the extension "Full disk encryption header pointer", which is at `position`.
+fn encryption(data: &[u8], position: usize) -> Result<Range<u64>> {
+    let place = || at("qcow2 full disk encryption header pointer").byte(position as u64 + 8);
+    if data.len() < 16 {
+        return Err(place().corrupt(format!("has {} bytes, expected 16", data.len())));
+    }
+    let (offset, len) = (be64(data, 0), be64(data, 8));
+    match offset.checked_add(len) {
+        Some(end) => Ok(offset..end),
+        None => Err(place().corrupt(format!("{len} bytes at {offset} are past the end of every file"))),
     }
 }
 

@@ -41,7 +41,6 @@ fn each_bad_field_is_named() {
         (&[(23, &[8])], ErrorKind::Corrupt, "cluster_bits"),
         (&[(23, &[22])], ErrorKind::Corrupt, "cluster_bits"),
         (&[(35, &[1])], ErrorKind::Unsupported, "AES"),
-        (&[(35, &[2])], ErrorKind::Unsupported, "LUKS"),
         (&[(35, &[3])], ErrorKind::Unsupported, "unknown method 3"),
         (&[(36, &[255])], ErrorKind::Limit, "l1_size"),
         (&[(39, &[1])], ErrorKind::Corrupt, "l1_size"),
@@ -66,6 +65,28 @@ fn each_bad_field_is_named() {
         let (found, text) = poked(pokes);
         assert_eq!((found, text.contains(words)), (*kind, true), "{pokes:?}: {text}");
     }
+}
+
+#[test]
+fn the_place_of_a_luks_header_is_read_and_has_to_be_there() {
+    let with = |pointer: Option<(u64, u64)>| {
+        let mut bytes = header();
+        bytes[35] = 2;
+        if let Some((offset, len)) = pointer {
+            bytes[112..116].copy_from_slice(&extension::ENCRYPTION.to_be_bytes());
+            bytes[119] = 16;
+            bytes[120..128].copy_from_slice(&offset.to_be_bytes());
+            bytes[128..136].copy_from_slice(&len.to_be_bytes());
+        }
+        Header::parse(&bytes).and_then(|header| header.encryption())
+    };
+    assert_eq!(with(Some((1 << 18, 5000))).unwrap(), Some(1 << 18..(1 << 18) + 5000));
+    for pointer in [None, Some((u64::MAX, 1))] {
+        let error = with(pointer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("encrypt"), "{error}");
+    }
+    assert_eq!(Header::parse(&header()).unwrap().encryption().unwrap(), None);
 }
 
 #[test]

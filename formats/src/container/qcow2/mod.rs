@@ -15,7 +15,8 @@ use super::mapped::Mapped;
 use super::opener::advise_parent;
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::error::{Result, at};
-use crate::source::Source;
+use crate::luks;
+use crate::source::{Slice, Source};
 
 pub(super) struct Qcow2;
 
@@ -44,7 +45,9 @@ impl Format for Qcow2 {
             files: vec![file.opened()],
             own_files: 1,
             warnings: Vec::new(),
+            decrypted: Vec::new(),
         };
+        let cipher = open_luks(&header, &file, opener, &mut disk)?;
         if header.has(incompatible::DIRTY) {
             disk.warnings.push(
                 "the image was not closed properly (dirty bit): its reference counts may be wrong, \
@@ -106,9 +109,10 @@ impl Format for Qcow2 {
             let below = opener.open_backing(&file, parent, format.as_deref())?;
             disk.files.extend(below.files);
             disk.warnings.extend(below.warnings);
+            disk.decrypted.extend(below.decrypted);
             backing = Some(below.source);
         }
-        let clusters = Clusters::new(header, file, data_file, l1, size)?;
+        let clusters = Clusters::new(header, file, data_file, cipher, l1, size)?;
         disk.source = Arc::new(Mapped::new(clusters, backing));
         Ok(disk)
     }
@@ -140,6 +144,30 @@ fn details(header: &Header) -> Vec<(String, String)> {
         details.push(("data file".to_owned(), String::from_utf8_lossy(name).into_owned()));
     }
     details
+}
+
+/// Opens the encryption of an image; `None` if it has none. All states of the disk have one key.
+fn open_luks(
+    header: &Header,
+    file: &ImageFile,
+    opener: &Opener<'_>,
+    disk: &mut Disk,
+) -> Result<Option<luks::Cipher>> {
+    let Some(range) = header.encryption()? else { return Ok(None) };
+    let slice = Slice::new(file, range.clone())?;
+    let place = || at("LUKS header of a qcow2 image").byte(range.start);
+    let luks = luks::Header::read(&slice)?
+        .ok_or_else(|| place().corrupt("is none: it does not begin with the magic bytes of LUKS"))?;
+    if luks.info.version != 1 {
+        return Err(
+            place().unsupported(format!("is of LUKS{}, and QEMU knows only LUKS1 there", luks.info.version))
+        );
+    }
+    let what = luks.info.describe();
+    disk.details.push(("encryption".to_owned(), what.clone()));
+    let cipher = luks.open_cipher(&slice, &opener.options().passphrases, &mut luks::Budget::default())?;
+    disk.decrypted.push(format!("{}: {what}", file.name()));
+    Ok(Some(cipher))
 }
 
 fn read_snapshots(header: &Header, file: &ImageFile) -> Result<Vec<Snapshot>> {

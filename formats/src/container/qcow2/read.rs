@@ -7,6 +7,7 @@ use crate::container::ImageFile;
 use crate::container::codec::{Codec, Unpacker};
 use crate::container::mapped::{Map, Packed, Place, Run, entries_to_look_at};
 use crate::error::{Result, at};
+use crate::luks::Cipher;
 use crate::source::Source;
 
 /// Bits 9 to 55 of an L1 or L2 entry: an offset in the file.
@@ -14,6 +15,10 @@ const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
+/// Marks the offset of an encrypted cluster among the packed blocks; descriptors of compressed ones lack this bit.
+const ENCRYPTED: u64 = COPIED;
+/// The unit of encryption in bytes, in which its vectors count from the start of the file.
+const ENCRYPTED_SECTOR: u64 = 512;
 /// Subclusters in a cluster with extended L2 entries.
 const SUBCLUSTERS: u64 = 32;
 /// The size of the cache of L2 tables in bytes.
@@ -30,6 +35,7 @@ pub(super) struct Clusters {
     image: ImageFile,
     data_file: Option<ImageFile>,
     unpacker: Unpacker,
+    cipher: Option<Cipher>,
 }
 
 /// The kind of a cluster or subcluster in an L2 entry.
@@ -49,6 +55,7 @@ impl Clusters {
         header: Header,
         image: ImageFile,
         data_file: Option<ImageFile>,
+        cipher: Option<Cipher>,
         (offset, entries): (u64, u32),
         size: u64,
     ) -> Result<Self> {
@@ -71,7 +78,7 @@ impl Clusters {
         let bytes = image.read_vec(offset, needed as usize * 8)?;
         let l1 = bytes.chunks_exact(8).map(|entry| be64(entry, 0) & OFFSET_MASK).collect();
         let unpacker = Unpacker::default();
-        Ok(Clusters { header, size, l1, l2: Cache::new(L2_CACHE), image, data_file, unpacker })
+        Ok(Clusters { header, size, l1, l2: Cache::new(L2_CACHE), image, data_file, unpacker, cipher })
     }
 
     fn extended(&self) -> bool {
@@ -206,6 +213,10 @@ impl Map for Clusters {
         }
         if let Kind::Stored(first) = kind {
             self.check_stored(first & !(self.header.cluster_size() - 1))?;
+            if self.cipher.is_some() {
+                let block = Packed { id: first | ENCRYPTED, start: offset - within, len: unit as usize };
+                return Ok(Run { len: unit - within, place: Place::Packed(block) });
+            }
         }
         let limit = units_in_table.min((number + 1).saturating_add(wanted.div_ceil(unit)));
         let mut next = number + 1;
@@ -237,6 +248,12 @@ impl Map for Clusters {
     }
 
     fn unpack(&self, block: &Packed, buf: &mut [u8]) -> Result<()> {
+        if let (Some(cipher), true) = (&self.cipher, block.id & ENCRYPTED != 0) {
+            let offset = block.id & !ENCRYPTED;
+            self.storage().read_padded(offset, buf)?;
+            cipher.decrypt(buf, ENCRYPTED_SECTOR as usize, offset / ENCRYPTED_SECTOR);
+            return Ok(());
+        }
         let (offset, len) = self.packed_at(block.id);
         self.check_stored(offset)?;
         let codec = match self.header.compression_type {
@@ -268,7 +285,7 @@ mod tests {
             let (header, file) = (Header::parse(&bytes).unwrap(), ImageFile::open(&path).unwrap());
             // Clusters of 512 bytes: an L1 entry covers 64 of them.
             let size = entries * 64 * 512;
-            Clusters::new(header, file, None, (0, u32::MAX), size).err().map(|e| e.kind())
+            Clusters::new(header, file, None, None, (0, u32::MAX), size).err().map(|e| e.kind())
         };
         let most = crate::container::qcow2::header::MAX_L1_BYTES / 8;
         assert_eq!(kind(most), Some(ErrorKind::Corrupt), "past the end of the file");

@@ -44,6 +44,7 @@ impl Format for Qed {
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         let header = Header::parse(&file.read_up_to(0, header::LEN)?)?;
         let mut details = vec![("cluster size".to_owned(), human(header.cluster_size.into()))];
+        let mut decrypted = Vec::new();
         let mut warnings = Vec::new();
         if header.has(feature::NEED_CHECK) {
             warnings.push(
@@ -65,10 +66,11 @@ impl Format for Qed {
             let below = opener.open_backing(&file, parent, format)?;
             files.extend(below.files);
             warnings.extend(below.warnings);
+            decrypted.extend(below.decrypted);
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Clusters::new(header, file)?, backing));
-        Ok(Disk { source, format: "qed", details, files, own_files: 1, warnings })
+        Ok(Disk { source, format: "qed", details, files, own_files: 1, warnings, decrypted })
     }
 
     fn create(&self, _: &dyn Source, output: &mut Output, _: &CreateOptions, _: &dyn Observer) -> Result<()> {

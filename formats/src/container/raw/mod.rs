@@ -30,7 +30,15 @@ impl Format for Raw {
     fn open(&self, file: ImageFile, _: &Opener<'_>) -> Result<Disk> {
         let files = vec![file.opened()];
         let source = Arc::new(file);
-        Ok(Disk { source, format: "raw", details: Vec::new(), files, own_files: 1, warnings: Vec::new() })
+        Ok(Disk {
+            source,
+            format: "raw",
+            details: Vec::new(),
+            files,
+            own_files: 1,
+            warnings: Vec::new(),
+            decrypted: Vec::new(),
+        })
     }
 
     fn is_sequential(&self) -> bool {

@@ -67,7 +67,7 @@ impl Format for Vdi {
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, header)?, backing));
-        Ok(Disk { source, format: "vdi", details, files, own_files: 1, warnings })
+        Ok(Disk { source, format: "vdi", details, files, own_files: 1, warnings, decrypted: Vec::new() })
     }
 
     fn has_identity(&self) -> bool {

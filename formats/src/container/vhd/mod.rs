@@ -65,7 +65,15 @@ impl Format for Vhd {
                 )));
             }
             let source = Arc::new(crate::source::Slice::new(file, 0..footer.size)?);
-            return Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings });
+            return Ok(Disk {
+                source,
+                format: "vpc",
+                details,
+                files,
+                own_files: 1,
+                warnings,
+                decrypted: Vec::new(),
+            });
         }
         let header = Header::parse(&file.read_up_to(footer.data_offset, HEADER)?)?;
         details.push(("block size".to_owned(), human(header.block_size.into())));
@@ -85,7 +93,7 @@ impl Format for Vhd {
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, &footer, &header)?, backing));
-        Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings })
+        Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings, decrypted: Vec::new() })
     }
 
     fn has_identity(&self) -> bool {

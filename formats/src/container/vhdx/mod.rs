@@ -74,7 +74,7 @@ impl Format for Vhdx {
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, &metadata, bat)?, backing));
-        Ok(Disk { source, format: "vhdx", details, files, own_files: 1, warnings })
+        Ok(Disk { source, format: "vhdx", details, files, own_files: 1, warnings, decrypted: Vec::new() })
     }
 
     fn has_identity(&self) -> bool {

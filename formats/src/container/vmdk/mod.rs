@@ -45,6 +45,7 @@ impl Format for Vmdk {
             files: vec![file.opened()],
             own_files: 1,
             warnings: Vec::new(),
+            decrypted: Vec::new(),
         };
         let mut extents = Extents::default();
         let descriptor = read_descriptor(&file)?;

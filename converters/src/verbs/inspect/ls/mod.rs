@@ -149,6 +149,7 @@ pub struct LsOptions {
 /// Lists files of an image.
 pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<LsReport> {
     let tree = image.tree()?;
+    let encrypted = tree.encrypted_text();
     let rows = tree.rows();
     let all = 0..rows.len();
     let (mut folder, mut seen) = (Vec::new(), None);
@@ -193,6 +194,10 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
         number += 1;
         picked.next_if_eq(&(number - 1)).is_some()
     });
+    // Of a question about one volume, others are not worth a word.
+    if options.path.as_ref().is_none_or(|path| path.volume.is_none()) && !encrypted.is_empty() {
+        warnings.push(encrypted);
+    }
     let mut digests = Vec::new();
     if let Some(hashes) = hashes {
         digests = hashes.digests;

@@ -83,6 +83,7 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
         let same = from.files == opened.files
             && from.source_format.as_deref() == Some(opened.disk.format)
             && from.snapshot == options.open.snapshot
+            && from.decrypted == opened.disk.decrypted
             && (warnings.is_empty() || !options.strict);
         let whole =
             same && damaged_parts(store, &stored)?.is_empty() && objects_there(store, &stored, options)?;

@@ -60,6 +60,9 @@ pub struct ImportReport {
     /// The version of mif that described the image, if the result is `unchanged` and today's readers find other volumes
     /// on the disk, which `mif reread` describes.
     pub described_by: Option<String>,
+    /// What was encrypted in the file and is stored as plaintext, each in a few words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub decrypted: Vec<String>,
     /// Warnings about what could not be read or is unusual, as sentences.
     pub warnings: Vec<String>,
     /// The duration in seconds.
@@ -73,9 +76,10 @@ pub fn import(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImportReport> {
+    options.check()?;
     let name = options.name_or(&container::stem(path))?;
     progress.stage("opening", 0);
-    let disk = container::open_observed(path, &options.open, progress)?;
+    let disk = options.open(path, progress)?;
     // Before anything is read: a file that changes meanwhile must not be recognised as unchanged later.
     let files = source_files(&disk)?;
     let opened = Opened { path, is_url: false, name: &name, disk: &disk, files: &files };
@@ -184,6 +188,7 @@ pub(crate) fn import_opened(
                 parent: newest.map(|version| format!("{name}@{version}")),
                 command: options.command.clone(),
                 files: files.to_vec(),
+                decrypted: disk.decrypted.clone(),
                 ..Provenance::of("import")
             };
             let image = Image {
@@ -226,6 +231,7 @@ pub(crate) fn import_opened(
         repaired,
         damage_left,
         described_by: None,
+        decrypted: disk.decrypted.clone(),
         warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -257,6 +263,7 @@ fn unchanged(
         repaired: Vec::new(),
         damage_left: false,
         described_by: is_outdated.then_some(image.provenance.tool),
+        decrypted: opened.disk.decrypted.clone(),
         warnings: image.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -282,6 +289,7 @@ fn recognise(
         from.source_format = Some(opened.disk.format.into());
         from.snapshot.clone_from(&options.open.snapshot);
         from.files = opened.files.to_vec();
+        from.decrypted.clone_from(&opened.disk.decrypted);
     }
     if moved || measured {
         there.replace("image.json", &there.image.to_json())?;

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use mif_formats::container::{Disk, OpenOptions};
+use mif_formats::container::{self, Disk, OpenOptions};
 
-use crate::error::Result;
+use crate::disk::decrypted;
+use crate::error::{Error, Result};
 use crate::store::{ImageName, SourceFile, check_name};
+use crate::task::progress::Progress;
 
 /// Options of `import`.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +18,8 @@ pub struct ImportOptions {
     pub new_version: bool,
     /// How to open the container.
     pub open: OpenOptions,
+    /// Store what is encrypted as plaintext, with the passphrases of `open`.
+    pub decrypt: bool,
     /// Read the new image back and compare it with its file before publishing it.
     pub verify: bool,
     /// Refuse a disk if importing it causes any warning.
@@ -27,6 +31,26 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
+    /// Fails if there are keys and nothing is to be decrypted, or the other way round.
+    pub(crate) fn check(&self) -> Result<()> {
+        match (self.decrypt, self.open.passphrases.is_empty()) {
+            (true, true) => Err(Error::usage("--decrypt needs a key: --key-file FILE or --ask-key")),
+            (false, false) => Err(Error::usage(
+                "import stores encrypted volumes as they are, and takes a key only with --decrypt",
+            )
+            .advise("Pass --decrypt to store their plaintext, or leave out the key")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the container at `path`, and decrypts what is encrypted if that was asked for.
+    pub(crate) fn open(&self, path: &Path, progress: &dyn Progress) -> Result<Disk> {
+        match self.decrypt {
+            true => decrypted::open(path, &self.open, progress),
+            false => Ok(container::open_observed(path, &self.open, progress)?),
+        }
+    }
+
     /// Returns the name, or without one a valid name like `default`. Fails if the name is not valid.
     pub(crate) fn name_or(&self, default: &str) -> Result<String> {
         match &self.name {
