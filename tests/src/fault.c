@@ -1,5 +1,6 @@
 /* Makes system calls fail; tests/src/fault.rs preloads it into the program. Only files whose path begins with
-   FAULT_PATH are affected. FAULT_READ_AT: reading this byte fails. FAULT_WRITE_AFTER: the device is full after this
+   FAULT_PATH are affected. FAULT_READ_AT: reading this byte fails. FAULT_SLOW_READ: each read takes this many
+   milliseconds. FAULT_WRITE_AFTER: the device is full after this
    many more bytes. FAULT_SYNC_AT: this sync, counted from 1, and all later ones fail. FAULT_SLOW_SYNC: each sync
    takes this many milliseconds. */
 #define _GNU_SOURCE
@@ -39,6 +40,7 @@ ssize_t pread64(int fd, void *buf, size_t len, off64_t offset) {
         errno = EIO;
         return -1;
     }
+    if (number("FAULT_SLOW_READ", &at) && concerned(fd)) usleep(at * 1000);
     return real(fd, buf, len, offset);
 }
 

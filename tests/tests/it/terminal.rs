@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mif_tests::disk::noise;
+use mif_tests::fault::{Fault, Faults};
 use mif_tests::guest::Guest;
 use mif_tests::{WorkFolder, have, mif_path, run, tool, work_folder};
 
@@ -15,17 +16,22 @@ struct Terminal<'a> {
 
 impl<'a> Terminal<'a> {
     fn new(work: &'a Path) -> Self {
+        Self::with(work, &[])
+    }
+
+    /// Opens one with more variables in its environment.
+    fn with(work: &'a Path, variables: &[(&str, String)]) -> Self {
         let terminal = Terminal { work };
-        fs::write(
-            work.join("rc"),
-            format!(
-                "PS1='> '; PATH={}:$PATH; export MIF_STORE={}; cd {}\n",
-                mif_path().parent().unwrap().display(),
-                work.join("store").display(),
-                work.display()
-            ),
-        )
-        .unwrap();
+        let mut rc = format!(
+            "PS1='> '; PATH={}:$PATH; export MIF_STORE={}; cd {}\n",
+            mif_path().parent().unwrap().display(),
+            work.join("store").display(),
+            work.display()
+        );
+        for (name, value) in variables {
+            rc += &format!("export {name}='{value}'\n");
+        }
+        fs::write(work.join("rc"), rc).unwrap();
         let shell = format!(
             "env -u PAGER -u MIF_PAGER -u LESS -u NO_COLOR bash --rcfile {}",
             work.join("rc").display()
@@ -122,8 +128,9 @@ fn long_answers_go_through_a_pager_and_short_ones_do_not() {
     assert!(screen.contains("cannot run the pager no-such-pager") && screen.contains("60 added"), "{screen}");
 }
 
-/// A disk with a partition of incompressible bytes, which takes a moment to import.
-fn slow_disk() -> WorkFolder {
+/// Makes a disk of 193 MiB, `disks/big.raw`, and a directory with two of it, `disks/two`. With the variables that are
+/// returned too, each read of them takes a while: so there is something to look at on a fast machine as well.
+fn slow_disk() -> (WorkFolder, [(&'static str, String); 3]) {
     let work = work_folder();
     let mut disk = vec![0; 1 << 20];
     // An entry of the MBR: type 0x83, from sector 2048.
@@ -134,12 +141,13 @@ fn slow_disk() -> WorkFolder {
     for seed in 0..6 {
         disk.extend(noise(seed, 32 << 20));
     }
-    fs::write(work.at("big.raw"), disk).unwrap();
-    fs::create_dir(work.at("two")).unwrap();
-    for name in ["two/a.raw", "two/b.raw"] {
-        fs::hard_link(work.at("big.raw"), work.at(name)).unwrap();
+    fs::create_dir_all(work.at("disks/two")).unwrap();
+    fs::write(work.at("disks/big.raw"), disk).unwrap();
+    for name in ["disks/two/a.raw", "disks/two/b.raw"] {
+        fs::hard_link(work.at("disks/big.raw"), work.at(name)).unwrap();
     }
-    work
+    let variables = Faults::new(work.path()).variables(&work.at("disks"), Fault::SlowRead(20));
+    (work, variables)
 }
 
 /// Ctrl-C at the question restores the terminal, as a signal that ends the program would not.
@@ -170,12 +178,13 @@ fn a_key_is_asked_for_without_showing_it() {
 
 #[test]
 fn progress_has_a_rate_and_the_time_left_and_nothing_of_it_stays_after_ctrl_c() {
-    if !have(&["tmux", "bash"]) {
+    if !have(&["tmux", "bash", "cc"]) {
         return;
     }
-    let work = slow_disk();
-    let terminal = Terminal::new(work.path());
-    for (command, drawn) in [("mif import big.raw", "B/s, "), ("mif import two", " of 2 images")] {
+    let (work, variables) = slow_disk();
+    let terminal = Terminal::with(work.path(), &variables);
+    for (command, drawn) in [("mif import disks/big.raw", "B/s, "), ("mif import disks/two", " of 2 images")]
+    {
         terminal.enter(&format!("{command}; echo code $?"));
         let screen = terminal.wait_for(|screen| screen.contains("B/s") && screen.contains(drawn));
         assert!(screen.contains("left"), "{screen}");
@@ -211,13 +220,12 @@ fn a_second_ctrl_c_leaves_nothing_of_a_bar_either() {
 
 #[test]
 fn an_answer_to_sigusr1_stands_above_the_bar() {
-    if !have(&["tmux", "bash"]) {
+    if !have(&["tmux", "bash", "cc"]) {
         return;
     }
-    let work = slow_disk();
-    let terminal = Terminal::new(work.path());
-    // What a store has already is imported too quickly to look at, so each has a store of its own.
-    for (command, store) in [("big.raw", "store"), ("two", "other")] {
+    let (work, variables) = slow_disk();
+    let terminal = Terminal::with(work.path(), &variables);
+    for (command, store) in [("disks/big.raw", "store"), ("disks/two", "other")] {
         let import = format!("exec mif import --store {store} {command}");
         terminal.enter(&format!("sh -c 'echo $$ > pid; {import}'; echo code $?"));
         terminal.wait_for(|screen| screen.contains("B/s"));
