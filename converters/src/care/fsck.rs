@@ -165,7 +165,7 @@ fn note_strangers(store: &Store, report: &mut FsckReport) -> Result<()> {
     Ok(())
 }
 
-/// Checks the catalog. It is derived from the images, so damage to it is no damage to the store.
+/// Checks the catalog. Damage to it becomes a note and not a problem, because it is derived from the images.
 fn note_catalog(store: &Store, report: &mut FsckReport, progress: &dyn Progress) -> Result<()> {
     let damage = match catalog::open(&**store.storage()) {
         Ok(Opened::Catalog(coverage)) => {

@@ -106,8 +106,8 @@ pub(super) fn check_packs(
     let mut state =
         PackState { hashed: sha1, checked: checked.into_iter().collect(), ..PackState::default() };
     for id in others {
-        // The shard that an unreadable index is in reports it.
-        let Ok(index) = PackIndex::from_file(storage, id) else { continue };
+        // The shard that the pack is in reports what is wrong with it.
+        let Ok(index) = PackIndex::load(storage, id) else { continue };
         state.presumed.insert(id);
         state.add(id, &index.contents.entries);
     }

@@ -88,7 +88,7 @@ pub(crate) fn forget_removed(store: &Store) -> Result<()> {
     match encode(&coverage).map(|bytes| storage.replace(CATALOG_IMAGES, &bytes)) {
         Ok(Err(e)) if !is_full(&e) => Err(storage.error(CATALOG_IMAGES, &e)),
         Ok(Ok(())) => Ok(()),
-        // There is no room for it: no catalog is better than one with images that were removed.
+        // The disk is full. Delete the catalog rather than keep one that still lists removed images.
         _ => storage.delete(CATALOG_IMAGES).map_err(|e| storage.error(CATALOG_IMAGES, &e)),
     }
 }
@@ -145,7 +145,7 @@ pub(crate) fn remove(store: &Store) -> Result<u64> {
     let had = storage.len(CATALOG_IMAGES).is_ok();
     storage.delete(CATALOG_IMAGES).map_err(failed)?;
     let files = delete_segments(storage, &|_| true)?;
-    // What is left is not ours.
+    // Foreign files stay, and then the directory stays too.
     if storage.list(CATALOG).map_err(failed)?.is_empty() {
         storage.delete(CATALOG).map_err(failed)?;
     }

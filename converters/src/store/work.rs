@@ -160,7 +160,7 @@ impl Store {
         Ok(Run { storage: self.storage.clone(), folder, random, _worker })
     }
 
-    /// Removes what is left of runs that nobody takes part in. Returns the number of files.
+    /// Deletes the files of runs that no process takes part in. Returns their number; a dry run only counts them.
     pub(crate) fn forget_runs(&self, dry_run: bool) -> Result<u64> {
         let mut removed = 0;
         for run in self.list(WORK)? {

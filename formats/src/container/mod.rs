@@ -147,7 +147,7 @@ pub struct Disk {
     pub own_files: usize,
     /// Warnings about the container, as sentences.
     pub warnings: Vec<String>,
-    /// What was encrypted and is plaintext here, each in a few words: `the disk: LUKS1, aes-xts-plain64, UUID …`.
+    /// The encrypted volumes that were opened, each with a short description: `the disk: LUKS1, aes-xts-plain64, UUID …`.
     pub decrypted: Vec<String>,
 }
 

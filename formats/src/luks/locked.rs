@@ -153,8 +153,12 @@ impl Digest {
 impl Header {
     /// Opens `volume`, whose header this is, with the first of `passphrases` that a key slot takes.
     ///
-    /// Fails if none is taken (`Denied`), if the header needs what mif does not have (`Unsupported`) or more work than
-    /// `budget` has (`Limit`), or if there is no payload (`Corrupt`).
+    /// # Errors
+    ///
+    /// - `Denied`: no key slot accepts any of the passphrases;
+    /// - `Unsupported`: the header uses a cipher or a feature that mif lacks;
+    /// - `Limit`: deriving the key would exceed `budget`;
+    /// - `Corrupt`: the payload starts or ends after the end of the volume.
     pub fn open(
         self,
         volume: Arc<dyn Source>,

@@ -80,7 +80,7 @@ impl<'a> Object<'a> {
             .ok_or_else(|| self.wrong(field, "base64 of 1024 bytes at most"))
     }
 
-    /// Returns the texts in a list; none if there is no such field.
+    /// Returns the strings of an array; an empty list if the field is missing.
     fn texts(&self, field: &str) -> Vec<&'a str> {
         let list = self.fields.get(field).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).collect()

@@ -295,7 +295,7 @@ fn a_search_answers_the_same_with_the_catalog_without_it_and_with_half_of_the_im
         compare(&storage, &mut random, 60, "merged");
         let report = catalog(&storage);
         assert_eq!((report.added, report.dropped, report.warnings.len()), (0, 0, 0), "{report:?}");
-        // An image whose own files are damaged is said to be, whether it is in the catalog or not.
+        // A damaged image is reported, whether or not the catalog contains it.
         let files: Vec<String> =
             storage.files().into_keys().filter(|key| key.starts_with("images/")).collect();
         for file in ["manifest.parquet", "image.json", "digests"] {
@@ -477,7 +477,7 @@ fn a_run_that_is_killed_leaves_nothing_that_counts_and_two_at_once_agree() {
         child.wait().unwrap();
         assert_eq!(json(&store, &["search", "*file-00007"]), expected);
         let fsck = json(&store, &["fsck"]);
-        // A file that was not finished is said to be in tmp; those of the catalog are neither strangers nor damage.
+        // fsck mentions unfinished files in tmp. It takes files of the catalog neither for foreign files nor for damage.
         let about_tmp = |note: &Value| note.as_str().is_some_and(|note| note.starts_with("tmp: "));
         assert!(fsck["notes"].as_array().unwrap().iter().all(about_tmp), "{fsck}");
     }

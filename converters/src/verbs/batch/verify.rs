@@ -123,7 +123,7 @@ pub fn verify_all(
     let library = Library { store, images: &images, is_filtered, originals, found: &found, options };
     let all = Mutex::new(Checked::default());
     let check = |number: usize| {
-        let checked = library.check(*shards.get(number).unwrap_or(&shards[0]), watch)?;
+        let checked = library.check(shards[number], watch)?;
         all.lock().expect("not poisoned").absorb(checked);
         Ok(true)
     };

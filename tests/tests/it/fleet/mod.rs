@@ -173,6 +173,15 @@ fn what_is_damaged_is_found_by_the_shard_that_has_it_and_named_for_every_image()
         assert_eq!(lost, 1, "{failed:?}");
         fs::write(pack, &bytes).unwrap();
     }
+    // A damaged index file costs no image anything, because its pack ends with the same index.
+    let index = files(&store.join("index"), ".idx").swap_remove(0);
+    let bytes = fs::read(&index).unwrap();
+    fs::write(&index, b"no index").unwrap();
+    let reports = verified(&store, 4);
+    assert_eq!(reports.iter().filter(|(code, _)| *code == 1).count(), 1, "{reports:?}");
+    let images = reports.iter().flat_map(|(_, report)| report["images"].as_array().unwrap());
+    assert!(images.into_iter().all(|image| image["whole"] == true), "{reports:?}");
+    fs::write(&index, &bytes).unwrap();
     // A damaged record is found by the shard of its image.
     let layout = store.join("images/name=disk-3/version=1/layout");
     fs::write(&layout, b"no layout").unwrap();
