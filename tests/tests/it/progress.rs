@@ -6,10 +6,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use mif_tests::disk::noise;
+use mif_tests::fault::{self, Fault, Faults};
 use mif_tests::{WorkFolder, have, mif, run, tool, work_folder};
 
-/// A directory with a disk that takes a moment to import, twice.
-fn slow() -> WorkFolder {
+/// A directory with a disk, twice: `two/a.raw` and `two/b.raw`.
+fn two_disks() -> WorkFolder {
     let work = work_folder();
     fs::create_dir(work.at("two")).unwrap();
     fs::write(work.at("two/a.raw"), noise(1, 96 << 20)).unwrap();
@@ -18,7 +19,10 @@ fn slow() -> WorkFolder {
 }
 
 fn started(work: &Path, words: &[&str]) -> Child {
-    let mut command = mif(&work.join("store"));
+    start(mif(&work.join("store")), work, words)
+}
+
+fn start(mut command: Command, work: &Path, words: &[&str]) -> Child {
     command.current_dir(work).args(words).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -96,7 +100,7 @@ fn progress_in_json_is_a_line_at_a_time_and_ends_with_the_whole() {
     if !have(&["python3"]) {
         return;
     }
-    let work = slow();
+    let work = two_disks();
     let output =
         started(work.path(), &["import", "two/a.raw", "--progress", "json"]).wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -130,12 +134,18 @@ fn progress_in_json_is_a_line_at_a_time_and_ends_with_the_whole() {
 
 #[test]
 fn sigusr1_prints_how_far_the_work_is_and_never_ends_it() {
-    if !have(&["python3"]) {
+    if !have(&[&["python3"], fault::TOOLS].concat()) {
         return;
     }
-    let work = slow();
+    let work = two_disks();
+    // Each read of a disk takes a while, so that a fast machine can be asked as well.
+    let faults = Faults::new(work.path());
+    let slowly = |words: &[&str]| {
+        let command = faults.mif(&work.at("store"), &work.at("two"), Fault::SlowRead(10));
+        start(command, work.path(), words)
+    };
     // Without a terminal, and with -q.
-    let output = asked(started(work.path(), &["-q", "import", "two/a.raw"]));
+    let output = asked(slowly(&["-q", "import", "two/a.raw"]));
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -150,7 +160,7 @@ fn sigusr1_prints_how_far_the_work_is_and_never_ends_it() {
     assert!(said.lines().any(is_far), "{said}");
     // On many images, with those in progress.
     fs::remove_dir_all(work.at("store")).unwrap();
-    let output = asked(started(work.path(), &["import", "two"]));
+    let output = asked(slowly(&["import", "two"]));
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -164,7 +174,7 @@ fn sigusr1_prints_how_far_the_work_is_and_never_ends_it() {
         .arg("-"));
     // The answer is a line of JSON if progress is.
     let mut count = 0;
-    let mut child = started(work.path(), &["verify", "a", "two/a.raw", "--progress", "json"]);
+    let mut child = slowly(&["verify", "a", "two/a.raw", "--progress", "json"]);
     wait_until_it_listens(&child);
     while child.try_wait().unwrap().is_none() {
         ask(&child);
@@ -178,7 +188,7 @@ fn sigusr1_prints_how_far_the_work_is_and_never_ends_it() {
 
 #[test]
 fn work_goes_on_if_nobody_reads_what_is_said_about_it() {
-    let work = slow();
+    let work = two_disks();
     for progress in ["json", "bar"] {
         let script = "\"$0\" --store store --progress $1 import two 2>&1 >/dev/null | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}";
         let mut shell = Command::new("bash");
