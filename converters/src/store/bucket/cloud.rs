@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 
 use super::Bucket;
 use super::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag, put_absent};
+use super::contact::Connector;
 use crate::error::{Error, Result};
 use crate::store::address::{BucketPlace, Service};
 use crate::store::requests::{self, Redact};
@@ -57,18 +58,21 @@ pub(in crate::store) fn open(place: &BucketPlace) -> Result<Arc<dyn Storage>> {
     let store: Arc<dyn ObjectStore> = match place.service {
         Service::S3 => {
             let builder = AmazonS3Builder::from_env().with_bucket_name(&place.bucket).with_retry(retry);
+            let builder = builder.with_http_connector(Connector::default());
             let builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
             Arc::new(builder.build().map_err(|e| failed(&e))?)
         }
         Service::Google => {
             let builder =
                 GoogleCloudStorageBuilder::from_env().with_bucket_name(&place.bucket).with_retry(retry);
+            let builder = builder.with_http_connector(Connector::default());
             let builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
             Arc::new(builder.build().map_err(|e| failed(&e))?)
         }
         Service::Azure => {
             let builder =
                 MicrosoftAzureBuilder::from_env().with_container_name(&place.bucket).with_retry(retry);
+            let builder = builder.with_http_connector(Connector::default());
             let builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
             Arc::new(builder.build().map_err(|e| failed(&e))?)
         }
@@ -156,7 +160,17 @@ impl Cloud {
             NotSupported { .. } | NotImplemented { .. } => ErrorKind::Unsupported,
             _ => ErrorKind::Other,
         };
-        let text = self.redact.clean(&error.to_string());
+        let mut text = error.to_string();
+        // The reason is the last of its causes, which the text leaves out.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let reason = cause.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        let text = self.redact.clean(&text);
         // `Generic S3 error: ` says nothing.
         let told = text.strip_prefix("Generic ").and_then(|text| Some(text.split_once(" error: ")?.1));
         io::Error::new(kind, told.unwrap_or(&text))

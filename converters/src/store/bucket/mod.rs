@@ -17,6 +17,8 @@
 mod blobs;
 #[cfg(feature = "remote")]
 pub(super) mod cloud;
+#[cfg(feature = "remote")]
+mod contact;
 mod leases;
 
 use std::collections::{BTreeMap, BTreeSet};
