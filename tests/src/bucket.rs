@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::proxy::{Answer, Request};
 use crate::proxy::{Proxy, find, forward};
-use crate::{cache, mif_path, skip, tool};
+use crate::{cache, have_at, mif_path, tool};
 
 /// How long the server may take to start.
 const START: Duration = Duration::from_secs(60);
@@ -39,8 +39,7 @@ fn server() -> Option<Arc<Server>> {
         return Some(server);
     }
     let program = cache().join("venv/bin/moto_server");
-    if !program.exists() {
-        let _ = skip("moto is not installed: tests/install-tools");
+    if !have_at(&program) {
         return None;
     }
     let port =

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{cache, json, repo, run, skip, tool};
+use crate::{have_python, json, python, repo, run, tool};
 
 /// A path's type as a letter, and its size, SHA-1 and target, where it has them.
 type Seen = (char, Option<u64>, Option<String>, Option<String>);
@@ -13,14 +13,11 @@ type Seen = (char, Option<u64>, Option<String>, Option<String>);
 /// Returns true if dissect can run here.
 #[must_use]
 pub fn have_dissect() -> bool {
-    let python = cache().join("venv/bin/python");
-    let modules = "import dissect.btrfs, dissect.ntfs, dissect.xfs, backports.zstd";
-    tool(python).args(["-c", modules]).output().is_ok_and(|output| output.status.success())
-        || skip("the Python packages of dissect are not installed: tests/install-tools")
+    have_python("dissect.btrfs, dissect.ntfs, dissect.xfs, backports.zstd")
 }
 
 fn theirs(kind: &str, disk: &Path, offset: u64) -> BTreeMap<String, Seen> {
-    let mut list = tool(cache().join("venv/bin/python"));
+    let mut list = tool(python());
     let list = run(list.arg(repo().join("tests/dissect-list")).arg(kind).arg(disk).arg(offset.to_string()));
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let entry = |line: &str| {

@@ -26,7 +26,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 use self::skipping::search_path;
-pub use self::skipping::{find, have, skip};
+pub use self::skipping::{find, have, have_at, skip};
 
 /// Returns the top directory of the repository.
 #[must_use]
@@ -208,7 +208,7 @@ pub fn assert_second_reader_agrees(store: &Path) {
 /// Returns the second reader: `second-reader STORE IMAGE OUT [IMAGE OUT]...`.
 #[must_use]
 pub fn second_reader() -> Command {
-    let mut command = tool(cache().join("venv/bin/python"));
+    let mut command = tool(python());
     command.arg(repo().join("tests/second-reader"));
     command
 }
@@ -216,10 +216,23 @@ pub fn second_reader() -> Command {
 /// Returns true if the second reader can run here.
 #[must_use]
 pub fn have_second_reader() -> bool {
-    let python = cache().join("venv/bin/python");
-    let modules = tool(python).args(["-c", "import blake3, duckdb, zstandard"]).output();
-    modules.is_ok_and(|output| output.status.success())
-        || skip("the Python packages of the second reader are not installed: tests/install-tools")
+    have_python("blake3, duckdb, zstandard")
+}
+
+/// Returns the Python whose packages `tests/install-tools` installs.
+#[must_use]
+pub fn python() -> PathBuf {
+    cache().join("venv/bin/python")
+}
+
+/// Returns true if that Python has these modules, which are separated by commas. Otherwise the caller returns, and the
+/// test counts as skipped.
+#[must_use]
+pub fn have_python(modules: &str) -> bool {
+    let import = || tool(python()).args(["-c", &format!("import {modules}")]).output();
+    have_at(&python())
+        && (import().is_ok_and(|output| output.status.success())
+            || skip(&format!("Python has no modules {modules}: tests/install-tools")))
 }
 
 /// Parses a time in a report, RFC 3339 or `@` and seconds: returns seconds since 1970, and nanoseconds.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 #[allow(dead_code, unreachable_pub)]
 pub(crate) mod random;
-#[allow(unreachable_pub)]
+#[allow(dead_code, unreachable_pub)]
 mod tools;
 
 pub(crate) use self::tools::have;

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Returns true if all `tools` are installed; otherwise the caller returns, and the test counts as skipped.
 ///
@@ -15,11 +15,24 @@ use std::path::PathBuf;
 /// Panics if a tool is missing and tests may not be skipped.
 #[must_use]
 pub fn have(tools: &[&str]) -> bool {
-    if mode().is_some_and(|mode| mode == "none") {
+    if are_unwanted() {
         return skip(&format!("needs {}", tools.join(", ")));
     }
     let missing: Vec<&str> = tools.iter().copied().filter(|tool| find(tool).is_none()).collect();
     missing.is_empty() || skip(&format!("not installed: {}", missing.join(", ")))
+}
+
+/// The same for a file or directory that a script of ours fetches or makes.
+///
+/// # Panics
+///
+/// Panics if it is missing and tests may not be skipped.
+#[must_use]
+pub fn have_at(path: &Path) -> bool {
+    if are_unwanted() {
+        return skip(&format!("needs {}", path.display()));
+    }
+    path.exists() || skip(&format!("{} is missing", path.display()))
 }
 
 /// Counts the running test as skipped and returns false.
@@ -53,6 +66,11 @@ pub fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
     path
+}
+
+/// Returns true if tests are to use no tools.
+fn are_unwanted() -> bool {
+    mode().is_some_and(|mode| mode == "none")
 }
 
 fn mode() -> Option<OsString> {

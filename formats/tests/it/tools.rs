@@ -9,7 +9,7 @@ use mif_formats::fs::ext4::Ext4;
 use mif_formats::{MemSource, Source};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, lsetxattr, utimensat};
 
-pub(crate) use crate::skipping::{have, skip};
+pub(crate) use crate::skipping::{have, have_at, skip};
 
 /// Runs the calling test again in a process of its own, where this returns true and no other test uses memory. The
 /// caller must return if it gets false.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use mif_tests::guest::Guest;
-use mif_tests::{cache, have, mif, run, run_failing, skip, tool, work_folder};
+use mif_tests::{have, have_python, mif, python, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const MODULES: &str = "cyclonedx, spdx_tools, packageurl";
@@ -33,10 +33,7 @@ print(len(spdx.packages), len(components))
 "#;
 
 fn have_judges() -> bool {
-    let python = cache().join("venv/bin/python");
-    let imports = tool(&python).args(["-c", &format!("import {MODULES}")]).output();
-    imports.is_ok_and(|output| output.status.success())
-        || skip(&format!("the Python modules {MODULES} are missing"))
+    have_python(MODULES)
 }
 
 /// Writes both documents of an image, has them judged, and returns them.
@@ -50,7 +47,7 @@ fn judged(work: &Path, store: &Path, image: &str, systems: usize, packages: usiz
             fs::write(work.join(file), &document).unwrap();
             serde_json::from_str(&document).unwrap()
         });
-    let counts = run(tool(cache().join("venv/bin/python")).current_dir(work).args(["-c", JUDGE]));
+    let counts = run(tool(python()).current_dir(work).args(["-c", JUDGE]));
     assert_eq!(counts, format!("{} {}\n", 1 + systems + packages, systems + packages));
     documents
 }

@@ -17,7 +17,7 @@ use mif_formats::mif::packages::{self, Package};
 use mif_formats::mif::{ObjectId, digests};
 use mif_tests::bucket::Bucket;
 use mif_tests::random::Random;
-use mif_tests::{cache, json, mif, repo, run, run_failing, skip, tool, work_folder};
+use mif_tests::{have_python, json, mif, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 /// Keeps warnings.
@@ -543,8 +543,7 @@ fn paths_as_the_system_sees_them_are_found_in_the_catalog() {
 }
 
 fn python() -> Option<PathBuf> {
-    let python = cache().join("venv/bin/python");
-    (python.exists() || !skip("duckdb, polars and pyarrow are not installed")).then_some(python)
+    have_python("duckdb, polars, pyarrow").then(mif_tests::python)
 }
 
 /// Rows with what columnar formats have got wrong: null, empty, long, invalid, extreme. Equality of binary values, one by one, as in

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mif_formats::container::{CreateOptions, OpenOptions, Output, format_for_output, open};
 use mif_formats::{ErrorKind, Source};
 use mif_tests::oracle::{Tool, tool};
 use mif_tests::random::Random;
+use mif_tests::{cache, have_at};
 
 /// Makes a raw disk of `len` bytes with data, text, explicit zeros and holes, determined by the seed.
 fn make_disk(path: &Path, len: u64, seed: u64) {
@@ -473,10 +474,11 @@ fn encrypted_images_are_refused_in_words() {
                 "create -f qcow2 --object secret,id=s,data=abc -o encrypt.format={format},encrypt.key-secret=s e.qcow2 1M"
             ),
         );
-        if !made.status.success() {
-            eprintln!("SKIPPED: this qemu-img makes no {format} images");
+        // Many builds of qemu-img make only the first.
+        if format == "aes" && !made.status.success() {
             continue;
         }
+        assert!(made.status.success(), "{made:?}");
         let error = open(&dir.path().join("e.qcow2"), &OpenOptions::default()).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("encrypted"), "{error}");
@@ -488,10 +490,11 @@ fn encrypted_images_are_refused_in_words() {
 #[test]
 fn the_vendors_images_read_as_qemu_img_reads_them() {
     let Some(qemu_img) = tool("qemu-img") else { return };
-    let Some(samples) = std::env::var_os("MIF_QEMU_SAMPLES").map(std::path::PathBuf::from) else {
-        eprintln!("SKIPPED: MIF_QEMU_SAMPLES names no folder; fixtures/qemu-samples.sh fills one");
+    let samples =
+        std::env::var_os("MIF_QEMU_SAMPLES").map_or_else(|| cache().join("qemu-samples"), PathBuf::from);
+    if !have_at(&samples) {
         return;
-    };
+    }
     let dir = tempfile::tempdir().unwrap();
     for (name, format) in [
         ("d2v-zerofilled.vhd", "vpc"),

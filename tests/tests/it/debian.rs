@@ -9,7 +9,7 @@ use std::process::Command;
 
 use mif_tests::debian::{TOOLS, boot, make_disk, tree};
 use mif_tests::listing::{self, compare};
-use mif_tests::{cache, have, is_root, mif, repo, run, skip, tool, work_folder};
+use mif_tests::{have, have_python, is_root, mif, python, repo, run, tool, work_folder};
 use serde_json::Value;
 
 /// A container of a disk: a name, and qemu-img's options for it.
@@ -126,14 +126,13 @@ fn a_second_image_of_the_same_files_costs_little() {
 
 #[test]
 fn duckdb_reads_the_store_as_it_lies() {
-    let python = cache().join("venv/bin/python");
-    if !python.exists() && !skip("python with duckdb is not installed") {
+    if !have_python("duckdb") {
         return;
     }
     let work = work_folder();
     run(mif(&work.path().join("mif-store")).arg("import").arg(repo().join("fixtures/demo.qcow2")));
     let query = "import duckdb; duckdb.sql(\"select name, path, size from 'mif-store/images/*/*/manifest.parquet' where path like '%/os-release'\").show()";
-    let shown = run(Command::new(&python).current_dir(work.path()).args(["-c", query]));
+    let shown = run(Command::new(python()).current_dir(work.path()).args(["-c", query]));
     assert!(shown.contains("demo") && shown.contains("/etc/os-release"), "{shown}");
 }
 

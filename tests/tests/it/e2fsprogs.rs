@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use mif_tests::{cache, mif_path, skip, tool, work_folder};
+use mif_tests::{cache, have_at, mif_path, tool, work_folder};
 use serde_json::Value;
 
 /// The time limit for importing or exporting one volume.
@@ -16,11 +16,11 @@ const MEMORY_MAX: u64 = 512 << 10;
 /// Returns the volumes that `fixtures/e2fsprogs-images.sh` fetches, or none.
 fn volumes() -> Vec<PathBuf> {
     let folder = cache().join("e2fsprogs");
-    let Ok(files) = fs::read_dir(&folder) else {
-        let _ = skip("fixtures/cache/e2fsprogs is not there: run fixtures/e2fsprogs-images.sh");
+    if !have_at(&folder) {
         return Vec::new();
-    };
-    let mut volumes: Vec<_> = files
+    }
+    let mut volumes: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
         .map(|file| file.unwrap().path())
         .filter(|path| path.extension().is_some_and(|suffix| suffix == "img"))
         .collect();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mif_tests::{cache, debian, have, mif, repo, run, skip, tool, work_folder};
+use mif_tests::{debian, have, have_python, mif, python, repo, run, tool, work_folder};
 
 /// Two packages: one with an epoch, and one with so many files that its header takes several pages of a database.
 const SPEC: &str = "\
@@ -144,10 +144,7 @@ fn rpm_says_the_same_of_its_databases() {
 
 #[test]
 fn dpkg_says_the_same_of_a_debian_disk_and_sql_answers() {
-    let python = cache().join("venv/bin/python");
-    if !have(&["mmdebstrap", "mke2fs", "dpkg-query", "tar"])
-        || !python.exists() && !skip("duckdb is not installed")
-    {
+    if !have(&["mmdebstrap", "mke2fs", "dpkg-query", "tar"]) || !have_python("duckdb") {
         return;
     }
     let Some(tree) = debian::tree() else { return };
@@ -188,7 +185,8 @@ fn dpkg_says_the_same_of_a_debian_disk_and_sql_answers() {
     run(mif(&store).args(["customize", "disk", "--as", "gone", "--hostname", "gone"]));
     run(mif(&store).arg("catalog"));
     run(mif(&store).args(["rm", "gone"]));
-    let ask = |of: &str| run(tool(&python).current_dir(work.path()).args(["-c", program]).arg(&docs).arg(of));
+    let ask =
+        |of: &str| run(tool(python()).current_dir(work.path()).args(["-c", program]).arg(&docs).arg(of));
     let (answers, of_catalog) = (ask("manifests"), ask("catalog"));
     let unordered = |answers: &str| {
         // Where a question leaves the order open, DuckDB's threads decide it.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use mif_tests::{cache, find, have, have_second_reader, is_root, mif_path, repo, run, tool};
+use mif_tests::{find, have, have_second_reader, is_root, mif_path, python, repo, run, tool};
 
 const OPENING: &str = "```console\n";
 const CLOSING: &str = "```\n";
@@ -96,7 +96,7 @@ fn every_command_of_the_tour_prints_what_the_page_says() {
     fs::copy(mif_path(), work.join("bin/mif")).unwrap();
     fs::copy(repo().join("fixtures/make-tour"), work.join("bin/make-tour")).unwrap();
     // The program finds the packages of its environment by the path that it is called by.
-    let python = cache().join("venv/bin/python");
+    let python = python();
     fs::write(work.join("bin/python3"), format!("#!/bin/sh\nexec '{}' \"$@\"\n", python.display())).unwrap();
     run(tool("chmod").args(["-R", "a+rwX"]).arg(work));
     run(tool("chmod").arg("a+x").arg(work.join("bin/python3")));

@@ -7,7 +7,7 @@ use std::fs;
 use mif::{compare_versions, version_key};
 use mif_tests::guest::Guest;
 use mif_tests::random::Random;
-use mif_tests::{cache, have, have_second_reader, repo, run, tool, work_folder};
+use mif_tests::{have, have_second_reader, python, repo, run, tool, work_folder};
 
 const PAIRS: usize = 10_000;
 
@@ -311,6 +311,5 @@ fn sql_sorts_versions_as_mif_does() {
                   for line in open('keys', newline='\\n'):\n    m, k, v = line.rstrip('\\n').split('\\t')\n\
                   \x20   q = f'select {m}_key(?)'\n    got = c.execute(q, [v]).fetchone()[0]\n\
                   \x20   assert got == k, (m, v, got, k)\n";
-    let python = cache().join("venv/bin/python");
-    run(tool(python).current_dir(work.path()).args(["-c", script]));
+    run(tool(python()).current_dir(work.path()).args(["-c", script]));
 }

@@ -13,7 +13,7 @@ use mif_formats::fs::ext4::Ext4;
 use mif_formats::fs::{FileType, Filesystem};
 
 use crate::mutants::peak_memory;
-use crate::tools::{FileVolume, have, in_own_process, run, scratch, skip, try_run};
+use crate::tools::{FileVolume, have, have_at, in_own_process, run, scratch, try_run};
 use crate::view::try_ours;
 
 /// The most time that reading one volume may take.
@@ -23,11 +23,11 @@ const MEMORY_MAX: u64 = 512 << 20;
 /// Returns the volumes that `fixtures/e2fsprogs-images.sh` fetches; none if they are missing.
 fn images() -> Vec<PathBuf> {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cache/e2fsprogs");
-    let Ok(folder) = fs::read_dir(&cache) else {
-        let _ = skip("fixtures/cache/e2fsprogs is not there: run fixtures/e2fsprogs-images.sh");
+    if !have_at(&cache) {
         return Vec::new();
-    };
-    let mut images: Vec<_> = folder
+    }
+    let mut images: Vec<_> = fs::read_dir(&cache)
+        .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "img"))
         .collect();

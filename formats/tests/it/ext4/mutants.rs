@@ -14,7 +14,7 @@ use mif_formats::{Extent, Result, Source};
 use rustix::fs::{XattrFlags, lsetxattr};
 
 use crate::mutants::{self, assert_memory, on_cpu};
-use crate::tools::{have, in_own_process, run, scratch, skip};
+use crate::tools::{have, have_at, in_own_process, run, scratch};
 
 /// The number of mutants of each volume, unless EXT4_MUTANTS sets another.
 const MUTANTS: u64 = 4000;
@@ -202,11 +202,10 @@ fn mutants_of_e2fsprogs_volumes_do_no_harm() {
         return;
     }
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cache/e2fsprogs");
-    let Ok(folder) = fs::read_dir(&cache) else {
-        let _ = skip("fixtures/cache/e2fsprogs is not there: run fixtures/e2fsprogs-images.sh");
+    if !have_at(&cache) {
         return;
-    };
-    let mut images: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    }
+    let mut images: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     images.sort();
     for (seed, image) in (100..).zip(images) {
         if fs::metadata(&image).unwrap().len() > 20 << 20 {
