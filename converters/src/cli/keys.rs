@@ -3,11 +3,18 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use mif::{Code, Error, Result};
 use mif_formats::luks::Passphrase;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// How long a signal may go unnoticed at the question.
+const STEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Where the keys of encrypted volumes are.
 #[derive(Args, Default)]
@@ -55,10 +62,11 @@ fn ask() -> Result<Passphrase> {
             .advise("Pass the key with --key-file FILE, or --key-file - for standard input")
     };
     let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|e| no_terminal(&e))?;
+    let interrupt = Interrupt::watch();
     let quiet = Quiet::of(&terminal).map_err(|e| no_terminal(&e))?;
     let failed = |e: io::Error| Error::input(format!("--ask-key: cannot read from the terminal: {e}"));
     (&terminal).write_all(b"Key of the encrypted volumes: ").map_err(failed)?;
-    let typed = type_in(&terminal);
+    let typed = type_in(&terminal, &interrupt);
     // The line break that was typed is not shown either.
     (&terminal).write_all(b"\n").map_err(failed)?;
     drop(quiet);
@@ -69,12 +77,23 @@ fn ask() -> Result<Passphrase> {
     }
 }
 
-/// Reads a line, byte by byte, without the line break. `None` if the user interrupts it.
-fn type_in(mut terminal: &File) -> io::Result<Option<Vec<u8>>> {
+/// Reads a line, byte by byte, without the line break. `None` if the user or a signal interrupts it.
+fn type_in(mut terminal: &File, interrupt: &Interrupt) -> io::Result<Option<Vec<u8>>> {
     // Not reallocated, so that no copy of a key stays in memory.
     let mut line = Vec::with_capacity(4096);
     let mut byte = [0];
     loop {
+        loop {
+            let ready = poll(&mut [PollFd::new(&terminal, PollFlags::IN)], Some(&STEP));
+            if interrupt.asked.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            match ready {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
         if terminal.read(&mut byte)? == 0 {
             return Ok(Some(line));
         }
@@ -94,8 +113,32 @@ fn type_in(mut terminal: &File) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// A terminal that shows nothing of what is typed, and sends Ctrl-C as a byte. Its settings come back when this is dropped:
-/// a signal that ended the program would leave it so.
+/// Whether a signal has asked the program to end. The program waits a moment for its verb to notice ([`super::signals`]):
+/// long enough to give the terminal its settings back.
+struct Interrupt {
+    asked: Arc<AtomicBool>,
+    handlers: Vec<signal_hook::SigId>,
+}
+
+impl Interrupt {
+    fn watch() -> Self {
+        let asked = Arc::<AtomicBool>::default();
+        let register = |signal| signal_hook::flag::register(signal, asked.clone());
+        let handlers =
+            [SIGINT, SIGTERM, SIGHUP].into_iter().filter_map(|signal| register(signal).ok()).collect();
+        Interrupt { asked, handlers }
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.handlers.drain(..).for_each(|handler| {
+            signal_hook::low_level::unregister(handler);
+        });
+    }
+}
+
+/// A terminal that shows nothing of what is typed, and sends Ctrl-C as a byte. Its settings come back when this is dropped.
 struct Quiet<'a> {
     terminal: &'a File,
     before: Termios,

@@ -174,6 +174,19 @@ fn a_key_is_asked_for_without_showing_it() {
         terminal.enter("echo shown");
         terminal.wait_for(|screen| screen.contains("echo shown"));
     }
+    // Neither does a signal leave the terminal without echo.
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        terminal.enter(&format!(
+            "clear; sh -c 'echo $$ >pid; exec mif cat ./disk.raw /hello --ask-key'; echo code $? {code}"
+        ));
+        terminal.wait_for(|screen| screen.contains("Key of the encrypted volumes:"));
+        let pid = fs::read_to_string(work.at("pid")).unwrap();
+        run(tool("kill").args([&format!("-{signal}"), pid.trim()]));
+        terminal.wait_for(|screen| screen.contains(&format!("code {code} {code}")));
+        terminal.enter("stty | grep -qw -e -echo && echo lo'st' || echo ke'pt'");
+        let screen = terminal.wait_for(|screen| screen.contains("kept") || screen.contains("lost"));
+        assert!(screen.contains("kept"), "{signal}: {screen}");
+    }
 }
 
 #[test]
