@@ -24,6 +24,7 @@
 //! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
 mod address;
+mod alike;
 pub mod bucket;
 mod catalog;
 mod catalog_names;
@@ -59,6 +60,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 pub use self::address::{BucketPlace, DiskForm, RegistryPlace, Service};
+pub(crate) use self::alike::Alike;
 pub(crate) use self::catalog::tables_of;
 pub(crate) use self::catalog_names::{
     CATALOG, CATALOG_IMAGES, catalog_epoch, catalog_key, catalog_segment, catalog_sums_key,

@@ -103,7 +103,12 @@ impl StoredImage {
 
     /// Reads the packages from the table beside the manifest.
     pub fn packages(&self) -> Result<Vec<Package>> {
-        packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
+        self.decode_packages(self.packages_file()?)
+    }
+
+    /// Reads the packages from the table as a file.
+    pub(crate) fn decode_packages(&self, file: Vec<u8>) -> Result<Vec<Package>> {
+        packages::read(file.into()).map_err(|e| damaged(&self.image.id(), &e))
     }
 
     /// Opens the packages table, for reading some of it.

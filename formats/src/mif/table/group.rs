@@ -116,7 +116,7 @@ const FILTER_MAX: usize = 1 << 20;
 const ABSENT: usize = usize::MAX;
 
 /// The bytes of a file, independent of its type.
-trait FileBytes: Sync {
+pub(super) trait FileBytes: Sync {
     fn bytes(&self, start: u64, len: usize) -> Result<Bytes, ParquetError>;
 }
 
@@ -141,9 +141,9 @@ impl<R: ChunkReader + 'static> Groups for SerializedFileReader<R> {
 pub struct Group<'a> {
     what: &'static str,
     reader: &'a dyn Groups,
-    file: &'a dyn FileBytes,
+    pub(super) file: &'a dyn FileBytes,
     number: usize,
-    metadata: &'a RowGroupMetaData,
+    pub(super) metadata: &'a RowGroupMetaData,
     leaves: &'a [usize],
     /// The number of its first row in the table.
     pub start: usize,
@@ -390,7 +390,7 @@ impl Group<'_> {
     }
 
     /// Returns the leaf of a column; `None` if the table does not have it.
-    fn find(&self, column: impl Into<usize>) -> Option<usize> {
+    pub(super) fn find(&self, column: impl Into<usize>) -> Option<usize> {
         let number = column.into();
         let leaf = if self.leaves.is_empty() { number } else { self.leaves.get(number).copied()? };
         (leaf < self.metadata.num_columns()).then_some(leaf)

@@ -217,7 +217,7 @@ fn search_segment(
             return Ok(Ok(Vec::new()));
         }
         let search = || -> mif_formats::Result<Vec<(usize, i64, Hit)>> {
-            let rows = Rows { group, picked: None, shown }.filter(query)?;
+            let rows = Rows { group, picked: None, shown, known: None }.filter(query)?;
             if rows.is_empty() {
                 return Ok(Vec::new());
             }
