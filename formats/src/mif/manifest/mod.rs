@@ -22,7 +22,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
-pub use self::read::{ValidColumns, read};
+pub use self::read::{ValidColumns, read, read_rows};
 use self::schema::SCHEMA;
 use super::ObjectId;
 use super::table::{self, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};

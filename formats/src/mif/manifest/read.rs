@@ -23,6 +23,15 @@ pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Reads some rows of a group of a manifest, by their ascending numbers in the group.
+pub fn read_rows(group: &Group<'_>, numbers: &[usize]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if !numbers.is_empty() {
+        read_group(&group.only(numbers), &mut rows)?;
+    }
+    Ok(rows)
+}
+
 /// Columns of manifests whose values were read and are valid. The manifests of clones have most columns in common, so each
 /// is read once.
 #[derive(Debug, Default)]
@@ -210,7 +219,8 @@ fn names(group: &Group<'_>, column: Column, name: &'static str) -> Result<Vec<Op
 }
 
 fn short_names(group: &Group<'_>) -> Result<Vec<Option<[u8; 11]>>> {
-    let name = |b: Vec<u8>| <[u8; 11]>::try_from(b).map_err(|_| wrong("short_name", "does not have 11 bytes"));
+    let name =
+        |b: Vec<u8>| <[u8; 11]>::try_from(b).map_err(|_| wrong("short_name", "does not have 11 bytes"));
     bytes(group, Column::ShortName)?.into_iter().map(|b| b.map(name).transpose()).collect()
 }
 
@@ -355,6 +365,19 @@ mod tests {
         numbers.extend([Column::Sha1, Column::Blake3, Column::Content].map(|column| column as usize));
         numbers.sort_unstable();
         assert!(numbers.into_iter().eq(0..=Column::Reparse as usize));
+    }
+
+    #[test]
+    fn some_rows_are_those_of_all() {
+        let file = Bytes::from(file(1));
+        let (all, columns) = (read(file.clone()).unwrap(), Columns::open(file).unwrap());
+        let group = columns.groups().next().unwrap();
+        for chosen in 0..1 << all.len() {
+            let numbers: Vec<usize> = (0..all.len()).filter(|i| chosen >> i & 1 == 1).collect();
+            let expected: Vec<Row> = numbers.iter().map(|i| all[*i].clone()).collect();
+            assert_eq!(read_rows(&group, &numbers).unwrap(), expected, "{numbers:?}");
+        }
+        assert!(read_rows(&group, &[all.len()]).is_err());
     }
 
     #[test]

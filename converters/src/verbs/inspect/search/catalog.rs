@@ -232,7 +232,7 @@ fn search_segment(
             let rows: Vec<usize> =
                 rows.into_iter().zip(&places).filter_map(|(row, place)| place.map(|_| row)).collect();
             let numbers = group.numbers_at(kind.row_column(), &rows)?;
-            let hits = describe("", group, &rows)?;
+            let hits = describe("", group, &rows, None)?;
             let of = places.into_iter().flatten().zip(numbers).zip(hits);
             Ok(of.map(|((place, number), hit)| (place, number.unwrap_or(0), hit)).collect())
         };

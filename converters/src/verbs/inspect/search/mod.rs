@@ -17,12 +17,12 @@ use mif_formats::mif::manifest::columns::Columns;
 
 pub use self::content::WantedContents;
 pub use self::glob::PathGlob;
-pub use self::query::{Hit, HitGroup, Query, SearchReport};
 use self::known::Known;
+pub use self::query::{Hit, HitGroup, Query, SearchReport};
 use self::rows::{Rows, Shown, describe};
-use crate::catalog::{Points, StoredFile, points};
+use crate::catalog::{Points, points};
 use crate::error::{Result, damaged};
-use crate::store::{DamagedImage, Image, Objects, Store};
+use crate::store::{DamagedImage, Image, Objects, Store, StoredFile};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 use crate::verbs::choose::{Versions, named};
@@ -100,7 +100,7 @@ fn search_image(
         };
         let rows = Rows { group: &group, picked, shown: Shown::One(&points), known: Some(known) };
         let picked = rows.filter(query).map_err(wrong)?;
-        hits.extend(describe(&id, &group, &picked).map_err(wrong)?);
+        hits.extend(describe(&id, &group, &picked, Some(known)).map_err(wrong)?);
     }
     Ok(hits)
 }

@@ -11,7 +11,7 @@ use mif_formats::text::{hex, hex_unless_text};
 
 use super::content::WantedContents;
 use super::glob::PathGlob;
-use super::known::{Criterion, Known};
+use super::known::{Criterion, Known, texts};
 use super::query::{Hit, Query};
 use crate::catalog::Points;
 
@@ -349,15 +349,23 @@ fn full_path<'p>(path: &'p str, stream: Option<&str>) -> Cow<'p, str> {
 }
 
 /// Returns the hits for these rows.
-pub(super) fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
+pub(super) fn describe(
+    image: &str,
+    group: &Group<'_>,
+    rows: &[usize],
+    known: Option<&Known>,
+) -> mif_formats::Result<Vec<Hit>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let text = |column| -> mif_formats::Result<Vec<String>> {
-        let texts = group.texts_at(column, rows)?;
-        Ok(texts.iter().map(|text| String::from_utf8_lossy(text.data()).into_owned()).collect())
+    let text = |column| match known {
+        Some(known) => known.texts(group, column, rows),
+        None => texts(group, column, rows),
     };
-    let number = |column| group.numbers_at(column, rows);
+    let number = |column| match known {
+        Some(known) => known.numbers(group, column, rows),
+        None => group.numbers_at(column, rows),
+    };
     let (volume, path, file_type) = (text(Column::Volume)?, text(Column::Path)?, text(Column::Type)?);
     let (mode, uid, gid) = (number(Column::Mode)?, number(Column::Uid)?, number(Column::Gid)?);
     let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);
