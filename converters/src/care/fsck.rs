@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::columns::{Column, Columns};
-use mif_formats::mif::manifest::{Body, Row, ValidColumns, escape_apart};
-use mif_formats::mif::{ObjectId, ObjectKind, digests};
+use mif_formats::mif::manifest::{Body, Row, escape_apart};
+use mif_formats::mif::{ObjectId, ObjectKind};
 use sha1::{Digest, Sha1};
 
 use super::packs::{PackState, check_packs};
 use super::report::{FsckOptions, FsckReport, LostImage, Verdict};
+use super::shared::{Files, Shared, check_digests};
 use super::{records, repair};
 use crate::catalog::{self, Opened};
 use crate::error::{Error, Result, damaged};
-use crate::store::{Alike, Image, Objects, Shard, Store, StoredImage, names_of, strangers};
+use crate::store::{Alike, Image, Objects, Shard, Store, names_of, strangers};
 use crate::task::pool::in_order;
 use crate::task::progress::{self, Progress};
 
@@ -206,14 +207,6 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
     Ok(())
 }
 
-/// Fails unless the file of digests matches the manifest: searches rely on it.
-fn check_digests(stored: &StoredImage, bodies: &[Option<Body>]) -> Result<()> {
-    if digests::is_of(&stored.table("digests")?, bodies) {
-        return Ok(());
-    }
-    Err(Error::store(format!("{}: the file digests does not match the manifest", stored.image.id())))
-}
-
 /// Checks images against the intact objects.
 struct Checker<'a> {
     state: &'a PackState,
@@ -224,34 +217,6 @@ struct Checker<'a> {
     progress: &'a dyn Progress,
 }
 
-/// What was found to be intact in one image, and need not be looked at again where another image has the same.
-#[derive(Default)]
-struct Shared {
-    columns: ValidColumns,
-    /// The digests of tables of packages that can be read.
-    packages: Mutex<HashSet<blake3::Hash>>,
-    /// The contents of the last image all of whose files are intact, in the order of its rows.
-    bodies: Mutex<Arc<[Body]>>,
-}
-
-impl Shared {
-    /// Fails unless the table of packages matches its digest and can be read.
-    fn check_packages(&self, stored: &StoredImage) -> Result<()> {
-        let file = stored.packages_file()?;
-        let digest = blake3::hash(&file);
-        let known = || self.packages.lock().expect("no thread panics while it holds this");
-        if !known().contains(&digest) {
-            stored.decode_packages(file)?;
-            known().insert(digest);
-        }
-        Ok(())
-    }
-
-    fn bodies(&self) -> MutexGuard<'_, Arc<[Body]>> {
-        self.bodies.lock().expect("no thread panics while it holds this")
-    }
-}
-
 /// A list that was checked.
 #[derive(Clone, Copy)]
 struct CheckedList {
@@ -259,19 +224,6 @@ struct CheckedList {
     is_whole: bool,
     /// The SHA-1 of its content, if SHA-1 was computed for other objects too.
     sha1: Option<[u8; 20]>,
-}
-
-/// The files of an image that must match its record, or why they do not.
-struct Files {
-    stored: StoredImage,
-    layout: Result<Layout>,
-    manifest: Result<bytes::Bytes>,
-}
-
-impl Files {
-    fn read(stored: StoredImage) -> Self {
-        Files { layout: stored.layout(), manifest: stored.manifest_file(), stored }
-    }
 }
 
 /// What was found in an image.
@@ -352,13 +304,9 @@ impl Checker<'_> {
             image.problem("image", &vanished);
             return Ok(image);
         }
-        let is_said = |files: &Files| {
-            let layout = files.layout.as_ref();
-            files.manifest.is_ok() && layout.is_ok_and(|l| l.disk_size() == files.stored.image.disk_size)
-        };
         // Each file is read once, unless the record contradicts them: who is right then takes a closer look.
         let files = match store.version(name, version).map(Files::read) {
-            Ok(files) if is_said(&files) => files,
+            Ok(files) if files.fit() => files,
             _ => {
                 let stored = records::read(store, name, version).or_else(|e| {
                     image.problem("record", &e);
@@ -378,9 +326,7 @@ impl Checker<'_> {
             Err(e) => image.problem("layout", &e),
             Ok(layout) => self.layout(&stored.image, &layout, &mut image)?,
         }
-        let bodies = manifest.and_then(|file| {
-            self.shared.columns.bodies(file).map_err(|e| damaged(&stored.image.id(), &e))
-        });
+        let bodies = manifest.and_then(|file| self.shared.bodies(&stored, file));
         match bodies {
             Err(e) => image.problem("manifest", &e),
             Ok(bodies) => {
@@ -431,7 +377,7 @@ impl Checker<'_> {
 
     /// Returns true if all these contents are intact; otherwise records the first object that is lost.
     fn are_whole(&self, bodies: Vec<Body>, image: &mut CheckedImage) -> Result<bool> {
-        let before = self.shared.bodies().clone();
+        let before = self.shared.contents();
         let mut alike = Alike::new(&before);
         for body in &bodies {
             if alike.find(body).is_some() {
@@ -443,7 +389,7 @@ impl Checker<'_> {
                 return Ok(false);
             }
         }
-        *self.shared.bodies() = bodies.into();
+        self.shared.set_contents(bodies);
         Ok(true)
     }
 
