@@ -4,6 +4,7 @@
 //! belongs to its image only, and all images share the others. With OWN, the contents are stored too, and packages: eight
 //! tables of them, which the images share. The same arguments make the same manifests.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use mif::store::{Counts, Image, ObjectWriter, Store};
@@ -55,6 +56,15 @@ fn main() {
 /// Returns the rows of an image: directories of forty files, with names as long as those of a Debian tree.
 fn rows(image: usize, files: usize, own: usize) -> Vec<Row> {
     let mut rows: Vec<Row> = (0..files).map(|i| row(image, i, own)).collect();
+    let mut folders = BTreeSet::from([b"/".to_vec()]);
+    for row in &rows {
+        let slashes = (1..row.path.len()).filter(|at| row.path[*at] == b'/');
+        folders.extend(slashes.map(|at| row.path[..at].to_vec()));
+    }
+    rows.extend(folders.into_iter().enumerate().map(|(i, path)| {
+        let node = Node { mode: Some(0o755), uid: Some(0), gid: Some(0), ..Node::bare(FileType::Dir) };
+        Row::new("p1", path, Some(FileId((files + i) as u32)), node)
+    }));
     rows.sort_by_key(Row::path_text);
     rows
 }
@@ -76,7 +86,9 @@ fn content(i: usize, owner: u64) -> Vec<u8> {
 /// Returns a package for each directory of files. One of them is of another version in each of eight kinds of images.
 fn packages_of(rows: &[Row], kind: usize) -> Vec<Package> {
     let folder = |row: &Row| row.path_text().rsplit_once('/').expect("an absolute path").0.to_owned();
-    rows.chunk_by(|a, b| folder(a) == folder(b))
+    let files: Vec<&Row> = rows.iter().filter(|row| row.body.is_some()).collect();
+    files
+        .chunk_by(|a, b| folder(a) == folder(b))
         .enumerate()
         .map(|(number, files)| Package {
             volume: "p1".into(),
@@ -86,7 +98,7 @@ fn packages_of(rows: &[Row], kind: usize) -> Vec<Package> {
             architecture: Some("amd64".into()),
             status: "installed".into(),
             source: number.is_multiple_of(3).then(|| format!("source-{:04}", number / 3)),
-            files: files.iter().map(Row::path_text).collect(),
+            files: files.iter().map(|row| row.path_text()).collect(),
         })
         .collect()
 }
