@@ -84,10 +84,11 @@ deb: build ## A Debian package of the program, completions, man pages and docs. 
 	@mkdir -p $(TARGET)/debian
 	@packaging/deb $(MIF) $(TARGET)/debian
 
-bench: tools ## Against qemu-img, borg, casync and restic, in one run.
+bench: tools ## Against qemu-img, borg, casync, restic and DuckDB.
 	$(CARGO) build --release --locked --workspace --bins
 	@tests/bench $(MIF)
 	@tests/bench-files $(MIF)
+	@tests/bench-library $(MIF)
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= wrapper container partition ext4 fat xfs btrfs ntfs hive manifest layout pack ext4_view qcow2_imago

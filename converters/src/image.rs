@@ -14,8 +14,9 @@ use crate::store::{ImageName, Objects, Place, Store, StoredImage};
 use crate::task::progress::Progress;
 use crate::tree::content::Contents;
 use crate::tree::mounts::Devices;
-use crate::tree::rows;
+use crate::tree::path::VolumePath;
 use crate::tree::view::Tree;
+use crate::tree::{partial, rows};
 
 /// An image that is open for reading.
 pub struct OpenImage {
@@ -158,6 +159,20 @@ impl OpenImage {
             }
             Origin::File { container } => tree_of_scan(&Arc::new(Scan::new(container.source.clone())?)),
         }
+    }
+
+    /// Returns a tree with all that these paths need to be resolved and, with `entries`, what is directly in the directories
+    /// there. Of a large stored image it has little else.
+    pub(crate) fn tree_around(&self, paths: &[VolumePath], entries: bool) -> Result<Tree> {
+        if let Origin::Stored { stored, objects, .. } = &self.origin {
+            let devices = Devices { table: &stored.image.table, volumes: &stored.image.volumes };
+            let columns = stored.large_manifest();
+            let rows = columns.and_then(|file| partial::rows_for(&file, objects, devices, paths, entries));
+            if let Some(rows) = rows {
+                return Ok(stored_tree(rows, objects, devices));
+            }
+        }
+        self.tree()
     }
 
     /// Returns who may read the image besides its owner. Output made from it must not be readable by anyone else.

@@ -350,7 +350,7 @@ fn needed(
              `mif rm {name}@{version}` to remove it"
         ),
     }));
-    Ok(Needed { objects: needs.0, images })
+    Ok(Needed { objects: needs.objects, images })
 }
 
 /// The result of repacking.
@@ -568,7 +568,7 @@ impl Sweep<'_> {
         );
         let mut needs = Needs::default();
         if images.is_empty() {
-            return Ok(Some(needs.0));
+            return Ok(Some(needs.objects));
         }
         let objects = Objects::new(self.store.storage().clone(), Arc::new(Index::load(self.storage)?));
         for image in images {
@@ -578,7 +578,7 @@ impl Sweep<'_> {
                 _ => return Ok(None),
             }
         }
-        Ok(Some(needs.0))
+        Ok(Some(needs.objects))
     }
 
     /// Returns true if a pack's index can still be read and lists none of the `needed` objects, or if there are none.

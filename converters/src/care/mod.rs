@@ -6,3 +6,4 @@ pub(crate) mod packs;
 pub(crate) mod records;
 pub(crate) mod repair;
 pub(crate) mod report;
+mod shared;

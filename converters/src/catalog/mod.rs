@@ -11,7 +11,6 @@
 //! - `mounts`: where a system shows its volumes, which a search by path needs.
 
 mod commit;
-mod file;
 mod mounts;
 mod segment;
 mod spool;
@@ -24,7 +23,6 @@ use mif_formats::ErrorKind;
 use mif_formats::mif::catalog::{self, Coverage};
 
 pub(crate) use self::commit::{forget_removed, remove, sweep};
-pub(crate) use self::file::StoredFile;
 pub(crate) use self::mounts::{Points, points};
 pub(crate) use self::segment::{check_segment, open_part};
 pub(crate) use self::summed::SummedFile;

@@ -24,6 +24,7 @@
 //! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
 mod address;
+mod alike;
 pub mod bucket;
 mod catalog;
 mod catalog_names;
@@ -48,6 +49,7 @@ mod requests;
 mod source_file;
 mod storage;
 mod stored_disk;
+mod stored_file;
 mod stored_image;
 mod strangers;
 mod tags;
@@ -59,6 +61,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 pub use self::address::{BucketPlace, DiskForm, RegistryPlace, Service};
+pub(crate) use self::alike::Alike;
 pub(crate) use self::catalog::tables_of;
 pub(crate) use self::catalog_names::{
     CATALOG, CATALOG_IMAGES, catalog_epoch, catalog_key, catalog_segment, catalog_sums_key,
@@ -89,6 +92,7 @@ pub use self::source_file::SourceFile;
 pub use self::storage::{Entries, Lock, Storage, Upload, check_len};
 pub(crate) use self::storage::{IMAGE_FILES, is_full};
 pub use self::stored_disk::StoredDisk;
+pub(crate) use self::stored_file::StoredFile;
 pub use self::stored_image::StoredImage;
 pub(crate) use self::stored_image::{PACKAGES, PACKS};
 pub(crate) use self::strangers::strangers;

@@ -5,25 +5,34 @@ use std::collections::HashSet;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::columns::{Column, Columns};
 
-use super::{Objects, StoredImage};
+use super::{Alike, Objects, StoredImage};
 use crate::error::{Result, damaged};
 
 /// The objects that images need: those that exist, and the existing chunks of those that are lists.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Needs(pub(crate) HashSet<ObjectId>);
+#[derive(Debug, Default)]
+pub(crate) struct Needs {
+    pub(crate) objects: HashSet<ObjectId>,
+    /// What the image that was added last names, if it lacks nothing. The next one may be its clone.
+    last: Vec<ObjectId>,
+}
 
 impl Needs {
     /// Adds the [objects that an image names](StoredImage::named_objects), and returns how many of them, or of their
     /// chunks, are missing. Chunks of a list that another image has added are not counted again.
     pub(crate) fn add(&mut self, named: Vec<ObjectId>, objects: &Objects) -> Result<u64> {
         let mut missing = HashSet::new();
-        for id in named {
-            if self.0.contains(&id) || missing.contains(&id) {
+        let last = std::mem::take(&mut self.last);
+        let mut alike = Alike::new(&last);
+        for id in &named {
+            if alike.find(id).is_some() || self.objects.contains(id) || missing.contains(id) {
                 continue;
             }
-            let (there, lacking) = with_chunks(&id, objects, |id| self.0.contains(id))?;
-            self.0.extend(there);
+            let (there, lacking) = with_chunks(id, objects, |id| self.objects.contains(id))?;
+            self.objects.extend(there);
             missing.extend(lacking);
+        }
+        if missing.is_empty() {
+            self.last = named;
         }
         Ok(missing.len() as u64)
     }

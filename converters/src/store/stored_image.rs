@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mif_formats::mif::PackId;
 use mif_formats::mif::layout::Layout;
+use mif_formats::mif::manifest::columns::Columns;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::packages::{self, Package, Packages};
 
@@ -13,7 +14,7 @@ use super::objects::Objects;
 use super::record::Image;
 use super::storage::{IMAGE_FILES, Storage};
 use super::stored_disk::StoredDisk;
-use super::{pack_list, trash};
+use super::{StoredFile, pack_list, trash};
 use crate::error::{Error, Result, damaged};
 
 /// The name of the packages table beside a manifest.
@@ -103,7 +104,12 @@ impl StoredImage {
 
     /// Reads the packages from the table beside the manifest.
     pub fn packages(&self) -> Result<Vec<Package>> {
-        packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
+        self.decode_packages(self.packages_file()?)
+    }
+
+    /// Reads the packages from the table as a file.
+    pub(crate) fn decode_packages(&self, file: Vec<u8>) -> Result<Vec<Package>> {
+        packages::read(file.into()).map_err(|e| damaged(&self.image.id(), &e))
     }
 
     /// Opens the packages table, for reading some of it.
@@ -132,6 +138,25 @@ impl StoredImage {
             .advise("The store is damaged, but the disk itself may be intact: try `mif export`"));
         }
         Ok(bytes.into())
+    }
+
+    /// Opens a manifest of several row groups for reading parts of it, once all of it was compared with the digest in the
+    /// record. Returns `None` for a smaller one, or if it is damaged or cannot be read: then
+    /// [`manifest`](Self::manifest) says why.
+    pub(crate) fn large_manifest(&self) -> Option<Columns<StoredFile>> {
+        /// How many bytes are read at once.
+        const WINDOW: u64 = 4 << 20;
+        let key = self.key("manifest.parquet");
+        let len = self.storage.len(&key).ok()?;
+        let columns = Columns::new(StoredFile::new(self.storage.clone(), &key).ok()?).ok()?;
+        if columns.groups().count() < 2 {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        for start in (0..len).step_by(WINDOW as usize) {
+            hasher.update(&self.storage.read(&key, start..len.min(start + WINDOW)).ok()?);
+        }
+        (hasher.finalize().to_hex().as_str() == self.image.manifest_digest).then_some(columns)
     }
 
     /// Reads its files, each checked against its digest in the record.

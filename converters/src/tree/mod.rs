@@ -6,6 +6,7 @@ pub(crate) mod edit;
 pub(crate) mod fstab;
 pub(crate) mod mounts;
 pub(crate) mod new_content;
+pub(crate) mod partial;
 pub(crate) mod path;
 pub(crate) mod roots;
 pub(crate) mod rows;

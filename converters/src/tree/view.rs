@@ -15,7 +15,7 @@ use super::subvolumes::Subvolumes;
 use crate::error::{Error, Result};
 
 /// How many bytes of an fstab are read at most.
-const MAX_FSTAB: u64 = 1 << 20;
+pub(super) const MAX_FSTAB: u64 = 1 << 20;
 
 /// All files of an image.
 pub struct Tree {

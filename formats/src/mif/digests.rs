@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use super::manifest::Row;
+use super::manifest::{Body, Row};
 use crate::bytes::le64;
 use crate::error::{Result, at};
 
@@ -45,6 +45,33 @@ pub fn encode(rows: &[Row]) -> Vec<u8> {
         body.extend_from_slice(&row.to_le_bytes());
     }
     [MAGIC, &blake3::hash(&body).as_bytes()[..], &body[..]].concat()
+}
+
+/// Returns true if `file` is what [`encode`] returns for rows with these bodies. Sorts nothing: entries in ascending order,
+/// each as its row has it, and as many as there are rows with a digest, can only be those.
+#[must_use]
+pub fn is_of(file: &[u8], bodies: &[Option<Body>]) -> bool {
+    let Some(header) = file.get(..HEADER) else { return false };
+    let Ok(sections) = sections(header, file.len() as u64) else { return false };
+    if header[8..40] != blake3::hash(&file[40..]).as_bytes()[..] {
+        return false;
+    }
+    let are = |section: Range<u64>, prefix: &dyn Fn(&Body) -> Option<[u8; 4]>| {
+        let section = &file[section.start as usize..section.end as usize];
+        let bodies = &bodies[..bodies.len().min(u32::MAX as usize)];
+        let mut last = None;
+        let fits = section.chunks_exact(ENTRY).all(|entry| {
+            let row = u32::from_le_bytes(entry[4..].try_into().expect("four bytes"));
+            let entry: ([u8; 4], u32) = (entry[..4].try_into().expect("four bytes"), row);
+            let is_next = last.replace(entry).is_none_or(|last| last < entry);
+            let body = bodies.get(row as usize).and_then(Option::as_ref);
+            is_next && body.and_then(prefix) == Some(entry.0)
+        });
+        fits && section.len() / ENTRY == bodies.iter().flatten().filter_map(prefix).count()
+    };
+    let first = |digest: &[u8]| -> [u8; 4] { digest[..4].try_into().expect("a digest is longer") };
+    are(sections.blake3, &|body| body.blake3().map(|digest| first(&digest)))
+        && are(sections.sha1, &|body| body.sha1().map(|digest| first(&digest)))
 }
 
 /// The sections of the file, in bytes from its start.
@@ -95,7 +122,6 @@ pub fn find<'a>(entries: &'a [u8], digest: &[u8]) -> impl Iterator<Item = u32> +
 mod tests {
     use super::*;
     use crate::mif::ObjectId;
-    use crate::mif::manifest::Body;
     use crate::mif::manifest::tests::row;
 
     #[test]
@@ -118,6 +144,44 @@ mod tests {
             }
         }
         assert_eq!(find(part(sections.blake3), &[0xff; 32]).count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_of_these_rows_only_if_it_is_what_they_encode_to() {
+        let mut rows: Vec<Row> = (0..40u32).map(|i| row(format!("/{i}").as_bytes())).collect();
+        for (i, row) in rows.iter_mut().enumerate() {
+            let blake3 = ObjectId::of(&[i as u8 / 3]).digest;
+            let sha1 = ObjectId::of(&[i as u8, 1]).digest[..20].try_into().unwrap();
+            row.body = match i % 7 {
+                0 => None,
+                1 => Some(Body::Opaque { object: ObjectId::chunk_list(blake3) }),
+                _ => Some(Body::Digested { sha1, blake3 }),
+            };
+        }
+        let bodies = |rows: &[Row]| rows.iter().map(|row| row.body).collect::<Vec<_>>();
+        let file = encode(&rows);
+        assert!(is_of(&file, &bodies(&rows)) && is_of(&encode(&[]), &[]));
+        for at in 0..file.len() {
+            // Also with a digest that fits: the order, the rows and the counts must be right.
+            let mut bad = file.clone();
+            bad[at] ^= 1;
+            assert!(!is_of(&bad, &bodies(&rows)), "byte {at}");
+            let digest = *blake3::hash(&bad[40..]).as_bytes();
+            bad[8..40].copy_from_slice(&digest);
+            assert_eq!(is_of(&bad, &bodies(&rows)), bad == file, "byte {at}");
+        }
+        for len in 0..file.len() {
+            assert!(!is_of(&file[..len], &bodies(&rows)));
+        }
+        for i in 0..rows.len() {
+            let mut other = rows.clone();
+            other[i].body = match rows[i].body {
+                None => rows[2].body,
+                Some(Body::Opaque { .. }) => continue,
+                Some(_) => None,
+            };
+            assert_eq!(is_of(&file, &bodies(&other)), encode(&other) == file, "row {i}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod chunks;
 mod delta;
 pub mod digests;
+mod fixed;
 pub mod layout;
 pub mod manifest;
 pub mod pack;

@@ -311,6 +311,55 @@ fn verbs_go_past_a_damaged_image_name_it_and_exit_1() {
     }
 }
 
+/// Images that are alike are checked by what they share, so each damage must be found in each of them.
+#[test]
+fn what_an_image_shares_with_its_clone_hides_no_damage_of_either() {
+    if !have(&["mke2fs", "cp"]) {
+        return;
+    }
+    let work = work_folder();
+    let store = work.path().join("store");
+    for name in ["a", "b", "c"] {
+        run(mif(&store).arg("import").arg(small(
+            work.path(),
+            name,
+            &[("n", name.as_bytes()), ("x", b"the same")],
+        )));
+    }
+    let listed = json(&store, &["images"]);
+    let ids: Vec<&str> = listed.as_array().unwrap().iter().map(|i| i["name"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 3);
+    let folder = |id: &str| store.join(format!("images/name={id}/version=1"));
+    run(mif(&store).arg("fsck"));
+    for id in &ids {
+        for file in ["manifest.parquet", "digests", "packages.parquet", "layout"] {
+            let path = folder(id).join(file);
+            let whole = fs::read(&path).unwrap();
+            flip(&path);
+            let (code, report, said) = ask(&store, &["fsck"]);
+            let lost: Vec<&str> =
+                report["lost"].as_array().unwrap().iter().map(|l| l["image"].as_str().unwrap()).collect();
+            assert!(code != 0 && lost == [format!("{id}@1")], "{id} {file}: {report} {said}");
+            if file == "packages.parquet" {
+                let (code, report, _) = ask(&store, &["packages", "--name", "no-such"]);
+                assert_eq!((code, report["damaged"].as_array().unwrap().len()), (1, 1), "{id}: {report}");
+            }
+            fs::write(&path, whole).unwrap();
+        }
+    }
+    // The other image's table, and a record that says so: only the manifest knows better.
+    let record = folder(ids[1]).join("image.json");
+    let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let (other, mut own) = (read(&folder(ids[2]).join("image.json")), read(&record));
+    assert_ne!(own["tables"]["digests"], other["tables"]["digests"]);
+    own["tables"]["digests"] = other["tables"]["digests"].clone();
+    fs::write(&record, own.to_string()).unwrap();
+    fs::copy(folder(ids[2]).join("digests"), folder(ids[1]).join("digests")).unwrap();
+    let (code, report, _) = ask(&store, &["fsck"]);
+    let problem = format!("{}@1: the file digests does not match the manifest", ids[1]);
+    assert!(code != 0 && report["problems"].to_string().contains(&problem), "{report}");
+}
+
 #[test]
 fn records_manifests_and_headers_are_made_again_without_an_original() {
     if !have(&["mke2fs", "cp", "cmp"]) || !have_second_reader() {

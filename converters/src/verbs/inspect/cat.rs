@@ -13,7 +13,7 @@ const WINDOW: u64 = 1 << 20;
 
 /// Writes the content of regular files to `out`, one after the other. Follows symlinks.
 pub fn cat(image: &OpenImage, paths: &[VolumePath], out: &mut dyn Write) -> Result<()> {
-    let tree = image.tree()?;
+    let tree = image.tree_around(paths, false)?;
     for path in paths {
         copy(&*tree.content(tree.find(path, true)?)?, out)?;
     }

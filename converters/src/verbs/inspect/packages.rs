@@ -1,8 +1,9 @@
 //! `packages`: lists the packages of an image, or of all images of a store.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use mif_formats::mif::packages::Package;
+use mif_formats::mif::packages::{Package, Packages};
 use serde::Serialize;
 
 use crate::error::{Error, Result, damaged};
@@ -10,7 +11,7 @@ use crate::guest::packages::of_image;
 use crate::guest::probe::os_of;
 use crate::guest::versions::{compare_versions, version_key};
 use crate::image::OpenImage;
-use crate::store::{DamagedImage, Place, Store};
+use crate::store::{DamagedImage, PACKAGES, Place, Store, StoredImage};
 use crate::task::pool::in_parallel;
 use crate::task::progress::Progress;
 use crate::tree::view::Tree;
@@ -129,8 +130,9 @@ pub fn packages(
             let store = Store::open(store, progress)?;
             let (images, damaged) = named(&store, &[], &query.images, Versions::Newest, progress)?;
             report.damaged = damaged;
+            let tables = Tables::default();
             let read = in_parallel(&images, progress, |(name, version)| {
-                let found = stored(&store, name, *version, pattern.as_ref(), query);
+                let found = stored(&store, name, *version, pattern.as_ref(), query, &tables);
                 Ok(found.map_err(|e| DamagedImage::new(name, *version, &e)))
             })?;
             for image in read {
@@ -147,6 +149,46 @@ pub fn packages(
     Ok(report)
 }
 
+/// The wanted packages of each table that was read, by the digest of its file: clones have the same one.
+#[derive(Default)]
+struct Tables(Mutex<HashMap<String, Arc<Wanted>>>);
+
+/// Packages without their paths, each with the number of them; `None` for a table without packages.
+type Wanted = Option<Vec<(Package, usize)>>;
+
+impl Tables {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Wanted>>> {
+        self.0.lock().expect("no thread panics while it holds this")
+    }
+
+    /// Reads an image's table, which is compared with its digest, and decodes it if it is the first of its kind.
+    fn wanted(
+        &self,
+        stored: &StoredImage,
+        pattern: Option<&glob::Pattern>,
+        query: &PackageQuery,
+    ) -> Result<Arc<Wanted>> {
+        let file = stored.packages_file()?;
+        let digest = stored.image.tables.get(PACKAGES).map(String::as_str).unwrap_or_default();
+        if let Some(known) = self.lock().get(digest) {
+            return Ok(known.clone());
+        }
+        let wrong = |e| damaged(&stored.image.id(), &e);
+        let table = Packages::open(file.into()).map_err(wrong)?;
+        let wanted = match table.is_empty() {
+            true => None,
+            false => {
+                let named = table.without_files(|name| query.wants_name(pattern, name)).map_err(wrong)?;
+                let wants = |(p, _): &(Package, usize)| query.wants_version(&p.manager, &p.version);
+                Some(named.into_iter().filter(wants).collect())
+            }
+        };
+        let wanted = Arc::new(wanted);
+        self.lock().insert(digest.to_owned(), wanted.clone());
+        Ok(wanted)
+    }
+}
+
 /// Returns the packages of a stored image that the query wants, and warnings.
 fn stored(
     store: &Store,
@@ -154,17 +196,16 @@ fn stored(
     version: u32,
     pattern: Option<&glob::Pattern>,
     query: &PackageQuery,
+    tables: &Tables,
 ) -> Result<(Vec<ImagePackage>, Vec<String>)> {
     let id = format!("{name}@{version}");
-    let table = store.version(name, version)?.packages_table()?;
-    if table.is_empty() {
+    let wanted = tables.wanted(&store.version(name, version)?, pattern, query)?;
+    let Some(wanted) = &*wanted else {
         let tree = OpenImage::stored(store, &id.parse()?)?.tree()?;
         let warnings = without_database(&tree, [].into_iter());
         return Ok((Vec::new(), warnings.into_iter().map(|warning| format!("{id}: {warning}")).collect()));
-    }
-    let named = table.without_files(|name| query.wants_name(pattern, name)).map_err(|e| damaged(&id, &e))?;
-    let wanted = named.into_iter().filter(|(p, _)| query.wants_version(&p.manager, &p.version));
-    Ok((wanted.map(|(package, files)| of(&id, package, files)).collect(), Vec::new()))
+    };
+    Ok((wanted.iter().map(|(package, files)| of(&id, package.clone(), *files)).collect(), Vec::new()))
 }
 
 /// Describes a package of an image that has this number of paths.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::notation;
 use crate::store::{
-    DamagedImage, IMAGE_FILES, Image, Index, Objects, PackIndex, Store, index_key, pack_key, total,
+    Alike, DamagedImage, IMAGE_FILES, Image, Index, Objects, PackIndex, Store, index_key, pack_key, total,
     with_chunks,
 };
 use crate::task::pool::in_order;
@@ -107,7 +107,7 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
         Ok(store.version(&image.name, image.version).and_then(|stored| stored.named_objects()))
     };
     in_order(&images, progress, read, |image, named| {
-        match named.and_then(|named| numbering.of(&named, &objects)) {
+        match named.and_then(|named| numbering.of(named, &objects)) {
             Ok(numbers) => {
                 measured.push(image.clone());
                 needs.push(numbers);
@@ -155,6 +155,8 @@ struct Numbering {
     numbers: HashMap<ObjectId, Number>,
     /// For each named object that is not stored as just itself, the numbers of the objects in which it is stored.
     lists: HashMap<ObjectId, Vec<u32>>,
+    /// What the image before names; and for each of them its number, if it is stored as just itself.
+    last: (Vec<ObjectId>, Vec<Option<u32>>),
 }
 
 /// The number of an object.
@@ -166,14 +168,23 @@ struct Number {
 
 impl Numbering {
     /// Returns the numbers of the objects that an image needs, in ascending order, each once.
-    fn of(&mut self, named: &[ObjectId], objects: &Objects) -> Result<Vec<u32>> {
+    fn of(&mut self, named: Vec<ObjectId>, objects: &Objects) -> Result<Vec<u32>> {
         let mut all = Vec::with_capacity(named.len());
-        for id in named {
+        let (last, numbers) = std::mem::take(&mut self.last);
+        let mut alike = Alike::new(&last);
+        let mut alone = vec![None; named.len()];
+        for (id, alone) in named.iter().zip(&mut alone) {
+            if let Some(number) = alike.find(id).and_then(|place| numbers[place]) {
+                *alone = Some(number);
+                all.push(number);
+                continue;
+            }
             if let Some(known) = self.lists.get(id) {
                 all.extend(known);
                 continue;
             }
             if let Some(known) = self.numbers.get(id).filter(|known| known.is_alone) {
+                *alone = Some(known.number);
                 all.push(known.number);
                 continue;
             }
@@ -181,6 +192,7 @@ impl Numbering {
             if there == [*id] {
                 let known = self.entry(*id);
                 known.is_alone = true;
+                *alone = Some(known.number);
                 all.push(known.number);
                 continue;
             }
@@ -190,8 +202,10 @@ impl Numbering {
                 self.lists.insert(*id, numbers);
             }
         }
-        all.sort_unstable();
+        // Stable, because that is faster for runs in ascending order: images name most objects in the same order.
+        all.sort();
         all.dedup();
+        self.last = (named, alone);
         Ok(all)
     }
 

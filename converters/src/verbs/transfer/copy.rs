@@ -139,9 +139,9 @@ fn copy_image(
         return Err(Error::store(format!("{}: the store lacks objects that it needs", stored.image.id()))
             .advise("Run `mif fsck` to learn how to repair it"));
     }
-    copy_objects(&objects, &needs.0, writer, known, progress, report)?;
+    copy_objects(&objects, &needs.objects, writer, known, progress, report)?;
     let index = to.index()?;
-    let packs = needs.0.iter().filter_map(|id| Some(index.pack(&index.get(id)?))).collect();
+    let packs = needs.objects.iter().filter_map(|id| Some(index.pack(&index.get(id)?))).collect();
     let files = stored.files()?;
     let more: Vec<(&str, &[u8])> =
         files.more.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();

@@ -8,11 +8,11 @@ pub use parquet::file::reader::{ChunkReader, Length};
 use super::schema::{SCHEMA, unescape};
 use crate::error::{Result, at};
 use crate::fs::Xattr;
-pub use crate::mif::table::Group;
 use crate::mif::table::Table;
+pub use crate::mif::table::{ColumnId, Group};
 
 /// A column of the manifest, in the order of the file. Each list has two leaf columns: keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 #[repr(usize)]
 pub enum Column {

@@ -4,6 +4,7 @@
 //! is not UTF-8 is escaped (`\xff`), and `path_bytes` keeps the original.
 
 pub mod columns;
+mod read;
 pub(in crate::mif) mod schema;
 
 use std::borrow::Cow;
@@ -17,17 +18,16 @@ use parquet::data_type::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
-use parquet::file::reader::ChunkReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
-use self::columns::{Column, Columns};
+pub use self::read::{ValidColumns, read, read_rows};
 use self::schema::SCHEMA;
 use super::ObjectId;
-use super::table::{self, Group, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};
-use crate::error::{Error, Result, at};
-use crate::fs::{FileId, FileType, Node, NtfsNode, Timestamp, Xattr};
+use super::table::{self, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};
+use crate::error::{Error, Result};
+use crate::fs::{FileId, FileType, Node, Xattr};
 
 /// One path of an image, or a part of the file at that path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -361,155 +361,12 @@ fn splitdev(rdev: i64) -> (u32, u32) {
     (major as u32, minor as u32)
 }
 
-/// Reads a manifest; the rows keep the order of the file.
-pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
-    let columns = Columns::new(file)?;
-    let mut rows = Vec::new();
-    for group in columns.groups() {
-        read_group(&group, &mut rows)?;
-    }
-    Ok(rows)
-}
-
-/// Reads a column of numbers; empty if no row has one, because many columns are null throughout.
-fn numbers(group: &Group<'_>, column: Column) -> Result<Vec<Option<i64>>> {
-    if group.all_null(column) { Ok(Vec::new()) } else { group.numbers(column) }
-}
-
-/// Returns the value of a row, of a column that is empty if no row has one.
-fn of_row<T: Copy>(column: &[Option<T>], row: usize) -> Option<T> {
-    column.get(row).copied().flatten()
-}
-
-/// Takes the value of a row out of such a column.
-fn take<T>(column: &mut [Option<T>], row: usize) -> Option<T> {
-    column.get_mut(row)?.take()
-}
-
-fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
-    let wrong = |column: &'static str, problem| at("manifest").field(column).corrupt(problem);
-    let u32s = |column, name| -> Result<Vec<Option<u32>>> {
-        let number = |n: i64| u32::try_from(n).map_err(|_| wrong(name, "is negative or over 2³² − 1"));
-        numbers(group, column)?.into_iter().map(|n| n.map(number).transpose()).collect()
-    };
-    let times = |secs, nanos| -> Result<Vec<Option<Timestamp>>> {
-        if group.all_null(secs) {
-            return Ok(Vec::new());
-        }
-        let both = group.numbers(secs)?.into_iter().zip(group.numbers(nanos)?);
-        Ok(both.map(|(secs, nanos)| Some(Timestamp { secs: secs?, nanos: nanos? as u32 })).collect())
-    };
-    let bytes = |column| -> Result<Vec<Option<Vec<u8>>>> {
-        if group.all_null(column) {
-            return Ok(Vec::new());
-        }
-        Ok(group.blobs(column)?.into_iter().map(|b| b.map(|b| b.data().to_vec())).collect())
-    };
-    let texts = |column, name| -> Result<Vec<Option<String>>> {
-        let text = |b: Vec<u8>| String::from_utf8(b).map_err(|_| wrong(name, "is not UTF-8"));
-        bytes(column)?.into_iter().map(|b| b.map(text).transpose()).collect()
-    };
-    let names = |column, name| -> Result<Vec<Option<Vec<u8>>>> {
-        let parsed =
-            |b: Vec<u8>| schema::unescape(&b).ok_or_else(|| wrong(name, "is not a valid escaped name"));
-        bytes(column)?.into_iter().map(|b| b.map(parsed).transpose()).collect()
-    };
-    let volume = group.texts(Column::Volume)?;
-    let path = group.texts(Column::Path)?;
-    let types = group.texts(Column::Type)?;
-    let mode = numbers(group, Column::Mode)?;
-    let (uid, gid) = (u32s(Column::Uid, "uid")?, u32s(Column::Gid, "gid")?);
-    let (nlink, file) = (u32s(Column::Nlink, "nlink")?, u32s(Column::File, "file")?);
-    if file.iter().flatten().any(|file| *file > FileId::MAX.0) {
-        return Err(wrong("file", "is over 2³¹ − 1"));
-    }
-    let (inode, subvolume) = (numbers(group, Column::Inode)?, numbers(group, Column::Subvolume)?);
-    let size = group.numbers(Column::Size)?;
-    let mtime = times(Column::Mtime, Column::MtimeNs)?;
-    let atime = times(Column::Atime, Column::AtimeNs)?;
-    let ctime = times(Column::Ctime, Column::CtimeNs)?;
-    let crtime = times(Column::Crtime, Column::CrtimeNs)?;
-    let mut link_target = bytes(Column::LinkTarget)?;
-    let rdev = numbers(group, Column::Rdev)?;
-    let mut xattrs = columns::xattrs(group)?;
-    let flags = u32s(Column::Flags, "flags")?;
-    let (generation, project) = (u32s(Column::Generation, "generation")?, u32s(Column::Project, "project")?);
-    let sha1 = group.digests::<20>(Column::Sha1)?;
-    let (blake3, content) = (group.digests::<32>(Column::Blake3)?, group.digests::<32>(Column::Content)?);
-    let (mut path_bytes, mut link_bytes) = (bytes(Column::PathBytes)?, bytes(Column::LinkTargetBytes)?);
-    let (mut short_name, mut dos_name) = (bytes(Column::ShortName)?, texts(Column::DosName, "dos_name")?);
-    let (mut stream, mut member) = (names(Column::Stream, "stream")?, names(Column::Member, "member")?);
-    let (mut owner_sid, mut group_sid) =
-        (texts(Column::OwnerSid, "owner_sid")?, texts(Column::GroupSid, "group_sid")?);
-    let mut reparse = bytes(Column::Reparse)?;
-    rows.reserve(group.rows);
-    for i in 0..group.rows {
-        let body = match (sha1[i], blake3[i], content[i]) {
-            (Some(sha1), Some(blake3), None) => Some(Body::Digested { sha1, blake3 }),
-            (None, None, Some(list)) => Some(Body::Opaque { object: ObjectId::chunk_list(list) }),
-            (None, None, None) => None,
-            _ => return Err(wrong("content", "is set together with a digest, or only one digest is set")),
-        };
-        let part = match (take(&mut stream, i), take(&mut member, i)) {
-            (Some(name), None) => Some(Part::Stream(name)),
-            (None, Some(path)) => Some(Part::Member(path)),
-            (None, None) => None,
-            _ => return Err(wrong("member", "is set together with a stream")),
-        };
-        let type_text = types[i].data();
-        let file_type = match part {
-            Some(Part::Stream(_)) if type_text == STREAM.as_bytes() => FileType::File,
-            _ => type_from(type_text).ok_or_else(|| wrong("type", "is not a file type"))?,
-        };
-        let ntfs = NtfsNode {
-            owner_sid: take(&mut owner_sid, i),
-            group_sid: take(&mut group_sid, i),
-            reparse: take(&mut reparse, i),
-        };
-        let node = Node {
-            file_type,
-            mode: of_row(&mode, i).map(|mode| mode as u16),
-            uid: of_row(&uid, i),
-            gid: of_row(&gid, i),
-            nlink: of_row(&nlink, i),
-            inode: of_row(&inode, i).map(|inode| inode as u64),
-            subvolume: of_row(&subvolume, i).map(|subvolume| subvolume as u64),
-            size: size[i].ok_or_else(|| wrong("size", "is missing"))? as u64,
-            mtime: of_row(&mtime, i),
-            atime: of_row(&atime, i),
-            ctime: of_row(&ctime, i),
-            crtime: of_row(&crtime, i),
-            rdev: of_row(&rdev, i).map(splitdev),
-            flags: of_row(&flags, i).ok_or_else(|| wrong("flags", "is missing"))?,
-            generation: of_row(&generation, i),
-            project: of_row(&project, i),
-            link_target: take(&mut link_bytes, i).or_else(|| take(&mut link_target, i)),
-            xattrs: std::mem::take(&mut xattrs[i]),
-            ntfs: (ntfs != NtfsNode::default()).then(|| Box::new(ntfs)),
-        };
-        let short_name = match take(&mut short_name, i).as_deref().map(<[u8; 11]>::try_from) {
-            Some(Err(_)) => return Err(wrong("short_name", "does not have 11 bytes")),
-            Some(Ok(name)) => Some(name),
-            None => None,
-        };
-        rows.push(Row {
-            volume: String::from_utf8_lossy(volume[i].data()).into_owned(),
-            path: take(&mut path_bytes, i).unwrap_or_else(|| path[i].data().to_vec()),
-            part: part.map(Box::new),
-            file: of_row(&file, i).map(FileId),
-            node,
-            body,
-            short_name,
-            dos_name: take(&mut dos_name, i).map(String::into_boxed_str),
-        });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use super::columns::Columns;
     use super::*;
     use crate::fs::listing::MAX_PATH;
+    use crate::fs::{NtfsNode, Timestamp};
 
     pub(in crate::mif) fn row(path: &[u8]) -> Row {
         let node = Node {

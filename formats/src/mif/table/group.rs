@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parquet::basic::{Encoding, Type};
-use parquet::column::page::PageReader;
+use parquet::column::page::{Page, PageReader};
 use parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FixedLenByteArrayType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
@@ -19,7 +19,7 @@ use super::limits::{GROUP_BYTES_MAX, GROUP_ROWS_MAX};
 use super::pages::{BY_THE_CRATE, Pages};
 use super::values::Values;
 use crate::error::{Result, at};
-use crate::mif::delta;
+use crate::mif::{delta, fixed};
 
 /// A table, open for reading some of its columns.
 pub(in crate::mif) struct Table<R: ChunkReader + 'static> {
@@ -85,8 +85,17 @@ impl<R: ChunkReader + 'static> Table<R> {
             let metadata = self.reader.metadata().row_group(number);
             let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
             let (file, leaves) = (&*self.file, &self.leaves[..]);
-            let group =
-                Group { what: self.what, reader: &self.reader, file, number, metadata, leaves, start, rows };
+            let group = Group {
+                what: self.what,
+                reader: &self.reader,
+                file,
+                number,
+                metadata,
+                leaves,
+                only: None,
+                start,
+                rows,
+            };
             start += rows;
             group
         })
@@ -116,7 +125,7 @@ const FILTER_MAX: usize = 1 << 20;
 const ABSENT: usize = usize::MAX;
 
 /// The bytes of a file, independent of its type.
-trait FileBytes: Sync {
+pub(super) trait FileBytes: Sync {
     fn bytes(&self, start: u64, len: usize) -> Result<Bytes, ParquetError>;
 }
 
@@ -141,10 +150,12 @@ impl<R: ChunkReader + 'static> Groups for SerializedFileReader<R> {
 pub struct Group<'a> {
     what: &'static str,
     reader: &'a dyn Groups,
-    file: &'a dyn FileBytes,
+    pub(super) file: &'a dyn FileBytes,
     number: usize,
-    metadata: &'a RowGroupMetaData,
+    pub(super) metadata: &'a RowGroupMetaData,
     leaves: &'a [usize],
+    /// The rows that count, by their numbers in the whole group; all if `None`.
+    only: Option<&'a [usize]>,
     /// The number of its first row in the table.
     pub start: usize,
     /// The number of rows.
@@ -186,6 +197,17 @@ impl Group<'_> {
         filter.is_some_and(|filter| !wanted.any(|value| filter.check(value)))
     }
 
+    /// Returns the group of these rows only, by their ascending numbers in this one.
+    pub(in crate::mif) fn only<'r>(&'r self, rows: &'r [usize]) -> Group<'r> {
+        Group { only: Some(rows), rows: rows.len(), ..*self }
+    }
+
+    /// Returns the group of all rows, and which of them count, unless all do.
+    fn chosen(&self) -> Option<(Self, &[usize])> {
+        let rows = usize::try_from(self.metadata.num_rows()).unwrap_or(0);
+        Some((Group { only: None, rows, ..*self }, self.only?))
+    }
+
     /// Reads a whole column by its place in the file, whatever its type is.
     pub(in crate::mif) fn raw_values(&self, leaf: usize) -> Result<Values> {
         Group { leaves: &[], ..*self }.values(leaf)
@@ -214,6 +236,9 @@ impl Group<'_> {
     /// Reads a required column of text or bytes.
     pub fn texts(&self, column: impl Into<usize>) -> Result<Vec<ByteArray>> {
         let number = column.into();
+        if let Some((whole, rows)) = self.chosen() {
+            return whole.texts_at(number, rows);
+        }
         let column = self.leaf(number)?;
         if self.is_delta(column) {
             let mut values = Vec::with_capacity(self.rows);
@@ -283,6 +308,9 @@ impl Group<'_> {
     /// Reads an optional column of text or bytes.
     pub fn blobs(&self, column: impl Into<usize>) -> Result<Vec<Option<ByteArray>>> {
         let number = column.into();
+        if let Some((whole, rows)) = self.chosen() {
+            return whole.blobs_at(number, rows);
+        }
         let column = self.leaf(number)?;
         let values = self.optional::<ByteArrayType>(column)?;
         self.unfolded(column, values.iter().flatten())?;
@@ -308,6 +336,13 @@ impl Group<'_> {
     pub fn lists(&self, column: impl Into<usize>) -> Result<Vec<Vec<ByteArray>>> {
         let number = column.into();
         let column = self.leaf(number)?;
+        if let Some((whole, rows)) = self.chosen() {
+            let mut lists: Vec<Vec<ByteArray>> = Vec::with_capacity(rows.len());
+            let take = |values: &mut Vec<ByteArray>| lists.push(std::mem::take(values));
+            guarded(self.what, || whole.decode_some::<ByteArrayType>(column, rows, take))?;
+            self.unfolded(column, lists.iter().flatten())?;
+            return Ok(lists);
+        }
         let wrong = || self.broken(column, "has invalid list levels, or too few values");
         let (values, def, rep) = self.read::<ByteArrayType>(column)?;
         self.unfolded(column, &values)?;
@@ -341,6 +376,9 @@ impl Group<'_> {
     /// Reads a column of numbers.
     pub fn numbers(&self, column: impl Into<usize>) -> Result<Vec<Option<i64>>> {
         let number = column.into();
+        if let Some((whole, rows)) = self.chosen() {
+            return whole.numbers_at(number, rows);
+        }
         let column = self.leaf(number)?;
         match self.metadata.column(column).column_type() {
             Type::INT32 => {
@@ -366,9 +404,15 @@ impl Group<'_> {
     /// Reads a column of digests.
     pub fn digests<const N: usize>(&self, column: impl Into<usize>) -> Result<Vec<Option<[u8; N]>>> {
         let number = column.into();
+        if let Some((whole, rows)) = self.chosen() {
+            return whole.digests_at(number, rows);
+        }
         let column = self.leaf(number)?;
         if self.all_null(number) {
             return Ok(vec![None; self.rows]);
+        }
+        if self.is_plain_fixed(column, N) {
+            return self.plain_digests(column);
         }
         let read = self.optional::<FixedLenByteArrayType>(column)?;
         Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
@@ -390,7 +434,7 @@ impl Group<'_> {
     }
 
     /// Returns the leaf of a column; `None` if the table does not have it.
-    fn find(&self, column: impl Into<usize>) -> Option<usize> {
+    pub(super) fn find(&self, column: impl Into<usize>) -> Option<usize> {
         let number = column.into();
         let leaf = if self.leaves.is_empty() { number } else { self.leaves.get(number).copied()? };
         (leaf < self.metadata.num_columns()).then_some(leaf)
@@ -403,6 +447,31 @@ impl Group<'_> {
 
     fn is_delta(&self, column: usize) -> bool {
         self.metadata.column(column).encodings().any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY)
+    }
+
+    /// Returns true if a column has optional values of `len` bytes, and no dictionary.
+    fn is_plain_fixed(&self, column: usize, len: usize) -> bool {
+        let metadata = self.metadata.column(column);
+        let descriptor = metadata.column_descr();
+        let levels = (descriptor.max_def_level(), descriptor.max_rep_level());
+        metadata.column_type() == Type::FIXED_LEN_BYTE_ARRAY
+            && usize::try_from(descriptor.type_length()) == Ok(len)
+            && levels == (1, 0)
+            && metadata.dictionary_page_offset().is_none()
+    }
+
+    /// Reads such a column.
+    fn plain_digests<const N: usize>(&self, column: usize) -> Result<Vec<Option<[u8; N]>>> {
+        let mut pages = guarded(self.what, || self.pages(column, &[Encoding::PLAIN]))?;
+        let mut values = Vec::with_capacity(self.rows);
+        let next = |pages: &mut Pages| pages.get_next_page().map_err(|e| broken(self.what, e));
+        while let Some(page) = guarded(self.what, || next(&mut pages))? {
+            let Page::DataPage { buf, num_values, def_level_encoding: Encoding::RLE, .. } = page else {
+                return Err(self.broken(column, "has a page of an unsupported kind"));
+            };
+            fixed::values(self.what, &buf, num_values as usize, &mut values)?;
+        }
+        if values.len() == self.rows { Ok(values) } else { Err(self.short(column)) }
     }
 
     fn name(&self, column: usize) -> String {

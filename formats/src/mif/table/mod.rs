@@ -4,6 +4,7 @@
 mod checked;
 mod group;
 mod guarded;
+mod identity;
 mod limits;
 mod pages;
 mod values;
@@ -18,6 +19,7 @@ use parquet::file::writer::SerializedRowGroupWriter;
 pub use self::group::Group;
 pub(super) use self::group::Table;
 pub(super) use self::guarded::broken;
+pub use self::identity::ColumnId;
 pub(super) use self::limits::GROUP_ROWS_MAX;
 pub(super) use self::limits::{GROUP_BYTES_MAX, VALUE_COST};
 pub(super) use self::values::{Values, write_values};

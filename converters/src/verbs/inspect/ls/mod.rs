@@ -148,7 +148,11 @@ pub struct LsOptions {
 
 /// Lists files of an image.
 pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<LsReport> {
-    let tree = image.tree()?;
+    let root = VolumePath { volume: None, path: b"/".to_vec() };
+    let tree = match options.recursive {
+        true => image.tree()?,
+        false => image.tree_around(std::slice::from_ref(options.path.as_ref().unwrap_or(&root)), true)?,
+    };
     let encrypted = tree.encrypted_text();
     let rows = tree.rows();
     let all = 0..rows.len();
@@ -158,7 +162,6 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
             all.filter(|i| options.recursive || rows[*i].path == b"/").collect()
         }
         path => {
-            let root = VolumePath { volume: None, path: b"/".to_vec() };
             let found = tree.find(path.as_ref().unwrap_or(&root), true)?;
             let start = &rows[found];
             let root =

@@ -217,7 +217,7 @@ fn search_segment(
             return Ok(Ok(Vec::new()));
         }
         let search = || -> mif_formats::Result<Vec<(usize, i64, Hit)>> {
-            let rows = Rows { group, picked: None, shown }.filter(query)?;
+            let rows = Rows { group, picked: None, shown, known: None }.filter(query)?;
             if rows.is_empty() {
                 return Ok(Vec::new());
             }
@@ -232,7 +232,7 @@ fn search_segment(
             let rows: Vec<usize> =
                 rows.into_iter().zip(&places).filter_map(|(row, place)| place.map(|_| row)).collect();
             let numbers = group.numbers_at(kind.row_column(), &rows)?;
-            let hits = describe("", group, &rows)?;
+            let hits = describe("", group, &rows, None)?;
             let of = places.into_iter().flatten().zip(numbers).zip(hits);
             Ok(of.map(|((place, number), hit)| (place, number.unwrap_or(0), hit)).collect())
         };

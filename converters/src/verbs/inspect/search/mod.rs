@@ -7,6 +7,7 @@
 mod catalog;
 mod content;
 mod glob;
+mod known;
 mod query;
 mod rows;
 
@@ -16,11 +17,12 @@ use mif_formats::mif::manifest::columns::Columns;
 
 pub use self::content::WantedContents;
 pub use self::glob::PathGlob;
+use self::known::Known;
 pub use self::query::{Hit, HitGroup, Query, SearchReport};
 use self::rows::{Rows, Shown, describe};
-use crate::catalog::{Points, StoredFile, points};
+use crate::catalog::{Points, points};
 use crate::error::{Result, damaged};
-use crate::store::{DamagedImage, Image, Objects, Store};
+use crate::store::{DamagedImage, Image, Objects, Store, StoredFile};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 use crate::verbs::choose::{Versions, named};
@@ -39,10 +41,11 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
             None => Ok(known.insert(Arc::new(store.objects()?)).clone()),
         }
     };
+    let known = Known::default();
     let left: Vec<usize> = (0..images.len()).filter(|image| !found.contains_key(image)).collect();
     let searched = in_parallel(&left, progress, |image| {
         let (name, version) = &images[*image];
-        let hits = search_image(store, name, *version, query, &objects);
+        let hits = search_image(store, name, *version, query, &objects, &known);
         Ok(hits.map_err(|e| DamagedImage::new(name, *version, &e)))
     })?;
     progress::check(progress)?;
@@ -65,6 +68,7 @@ fn search_image(
     version: u32,
     query: &Query,
     objects: &dyn Fn() -> Result<Arc<Objects>>,
+    known: &Known,
 ) -> Result<Vec<Hit>> {
     let folder = Image::folder(name, version);
     let id = format!("{name}@{version}");
@@ -94,9 +98,9 @@ fn search_image(
             }
             None => None,
         };
-        let rows = Rows { group: &group, picked, shown: Shown::One(&points) };
+        let rows = Rows { group: &group, picked, shown: Shown::One(&points), known: Some(known) };
         let picked = rows.filter(query).map_err(wrong)?;
-        hits.extend(describe(&id, &group, &picked).map_err(wrong)?);
+        hits.extend(describe(&id, &group, &picked, Some(known)).map_err(wrong)?);
     }
     Ok(hits)
 }

@@ -11,6 +11,7 @@ use mif_formats::text::{hex, hex_unless_text};
 
 use super::content::WantedContents;
 use super::glob::PathGlob;
+use super::known::{Criterion, Known, texts};
 use super::query::{Hit, Query};
 use crate::catalog::Points;
 
@@ -19,6 +20,8 @@ pub(super) struct Rows<'a> {
     pub(super) group: &'a Group<'a>,
     pub(super) picked: Option<Vec<usize>>,
     pub(super) shown: Shown<'a>,
+    /// What is known of columns that other groups have too, if there may be such groups.
+    pub(super) known: Option<&'a Known>,
 }
 
 /// Where the systems of images show rows, besides their paths on their volumes.
@@ -53,25 +56,25 @@ impl Rows<'_> {
             self.paths(glob, &streams)?;
         }
         if query.mode != 0 {
-            self.numbers(Column::Mode, |mode| mode & i64::from(query.mode) == i64::from(query.mode))?;
+            self.numbers(Criterion::Mode, |mode| mode & i64::from(query.mode) == i64::from(query.mode))?;
         }
         if query.mode_any != 0 {
-            self.numbers(Column::Mode, |mode| mode & i64::from(query.mode_any) != 0)?;
+            self.numbers(Criterion::ModeAny, |mode| mode & i64::from(query.mode_any) != 0)?;
         }
         if let Some(uid) = query.uid {
-            self.numbers(Column::Uid, |n| n == i64::from(uid))?;
+            self.numbers(Criterion::Uid, |n| n == i64::from(uid))?;
         }
         if let Some(gid) = query.gid {
-            self.numbers(Column::Gid, |n| n == i64::from(gid))?;
+            self.numbers(Criterion::Gid, |n| n == i64::from(gid))?;
         }
         if let Some(size) = &query.size {
-            self.numbers(Column::Size, |n| size.contains(&(n as u64)))?;
+            self.numbers(Criterion::Size, |n| size.contains(&(n as u64)))?;
         }
         if let Some(mtime) = &query.mtime {
-            self.numbers(Column::Mtime, |n| mtime.contains(&n))?;
+            self.numbers(Criterion::Mtime, |n| mtime.contains(&n))?;
         }
         if let Some(file_type) = query.file_type {
-            self.texts(Column::Type, |name| name == type_name(file_type))?;
+            self.texts(Criterion::Type, |name| name == type_name(file_type))?;
         }
         if let Some(glob) = &query.xattr {
             self.xattrs(glob)?;
@@ -96,18 +99,43 @@ impl Rows<'_> {
         });
     }
 
-    fn numbers(&mut self, column: Column, fits: impl Fn(i64) -> bool) -> mif_formats::Result<()> {
+    /// Keeps the rows that `find` finds in the column of a criterion, or that were found in an equal one.
+    fn found(
+        &mut self,
+        criterion: Criterion,
+        find: impl FnOnce() -> mif_formats::Result<Vec<u32>>,
+    ) -> mif_formats::Result<()> {
+        let rows = match self.known {
+            Some(known) => known.rows(self.group, criterion, find)?,
+            None => find()?.into(),
+        };
+        let mut rows = rows.iter().map(|row| *row as usize).peekable();
+        match self.picked {
+            None => self.picked = Some(rows.collect()),
+            Some(_) => self.retain(|row| {
+                while rows.next_if(|next| *next < row).is_some() {}
+                rows.next_if_eq(&row).is_some()
+            }),
+        }
+        Ok(())
+    }
+
+    fn numbers(&mut self, criterion: Criterion, fits: impl Fn(i64) -> bool) -> mif_formats::Result<()> {
         if self.done() {
             return Ok(());
         }
+        let (group, column) = (self.group, criterion.column());
         match self.few() {
             Some(rows) => {
                 let mut values = self.group.numbers_at(column, rows)?.into_iter();
                 self.retain(|_| values.next().flatten().is_some_and(&fits));
             }
             None => {
-                let values = self.group.numbers(column)?;
-                self.retain(|row| values[row].is_some_and(&fits));
+                self.found(criterion, || {
+                    let values = group.numbers(column)?;
+                    let fits = |row: &u32| values[*row as usize].is_some_and(&fits);
+                    Ok((0..group.rows as u32).filter(fits).collect())
+                })?;
             }
         }
         Ok(())
@@ -134,7 +162,7 @@ impl Rows<'_> {
         }
         match self.shown {
             Shown::One(points) if points.is_empty() && streams.is_empty() => {
-                self.texts(Column::Path, |path| glob.matches(path))
+                self.texts(Criterion::Path, |path| glob.matches(path))
             }
             Shown::One(points) => {
                 let volumes = self.group.texts(Column::Volume)?;
@@ -217,7 +245,8 @@ impl Rows<'_> {
         Ok(())
     }
 
-    fn texts(&mut self, column: Column, fits: impl Fn(&str) -> bool) -> mif_formats::Result<()> {
+    fn texts(&mut self, criterion: Criterion, fits: impl Fn(&str) -> bool) -> mif_formats::Result<()> {
+        let (group, column) = (self.group, criterion.column());
         let fits = |text: &[u8]| std::str::from_utf8(text).is_ok_and(&fits);
         if self.done() {
             return Ok(());
@@ -228,9 +257,16 @@ impl Rows<'_> {
                 self.retain(|_| values.next().is_some_and(|text| fits(text.data())));
             }
             None => {
-                let mut keep = Vec::with_capacity(self.group.rows);
-                self.group.each_text(column, |text| keep.push(fits(text)))?;
-                self.retain(|row| keep[row]);
+                self.found(criterion, || {
+                    let (mut rows, mut row) = (Vec::new(), 0);
+                    group.each_text(column, |text| {
+                        if fits(text) {
+                            rows.push(row);
+                        }
+                        row += 1;
+                    })?;
+                    Ok(rows)
+                })?;
             }
         }
         Ok(())
@@ -313,15 +349,23 @@ fn full_path<'p>(path: &'p str, stream: Option<&str>) -> Cow<'p, str> {
 }
 
 /// Returns the hits for these rows.
-pub(super) fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
+pub(super) fn describe(
+    image: &str,
+    group: &Group<'_>,
+    rows: &[usize],
+    known: Option<&Known>,
+) -> mif_formats::Result<Vec<Hit>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let text = |column| -> mif_formats::Result<Vec<String>> {
-        let texts = group.texts_at(column, rows)?;
-        Ok(texts.iter().map(|text| String::from_utf8_lossy(text.data()).into_owned()).collect())
+    let text = |column| match known {
+        Some(known) => known.texts(group, column, rows),
+        None => texts(group, column, rows),
     };
-    let number = |column| group.numbers_at(column, rows);
+    let number = |column| match known {
+        Some(known) => known.numbers(group, column, rows),
+        None => group.numbers_at(column, rows),
+    };
     let (volume, path, file_type) = (text(Column::Volume)?, text(Column::Path)?, text(Column::Type)?);
     let (mode, uid, gid) = (number(Column::Mode)?, number(Column::Uid)?, number(Column::Gid)?);
     let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);

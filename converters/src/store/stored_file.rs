@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mif_formats::mif::manifest::columns::{ChunkReader, Length, ReadError};
 
-use crate::store::Storage;
+use super::Storage;
 
 /// How many bytes are read at once by a sequential reader.
 const WINDOW: usize = 64 << 10;
