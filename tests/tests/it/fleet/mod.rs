@@ -2,6 +2,7 @@
 
 mod engines;
 mod library;
+mod questions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
