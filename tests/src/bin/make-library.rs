@@ -1,4 +1,4 @@
-//! Makes a store with many manifests and no content, for measuring searches over a large library.
+//! Makes a store with many manifests and no content, for measuring searches over a large library, and 400 packages an image.
 //!
 //! `make-library STORE [IMAGES [FILES]]`, by default 1,000 images of 15,000 files. Nine of ten files of an image are
 //! shared by all images; the same arguments make the same manifests.
@@ -33,10 +33,25 @@ fn main() {
         };
         let more: [(&str, &[u8]); 2] = [
             ("digests", &digests::encode(&rows)),
-            ("packages.parquet", &packages::write(&[]).expect("an empty table")),
+            ("packages.parquet", &packages::write(&packages_of(image)).expect("they fit")),
         ];
         store.publish(record, &manifest, &layout, &more).expect("the image can be published");
     }
+}
+
+/// Returns 400 packages of 30 paths, one in ten with a version of its own.
+fn packages_of(image: usize) -> Vec<packages::Package> {
+    let package = |i: usize| packages::Package {
+        volume: "p1".into(),
+        manager: "dpkg".into(),
+        name: format!("package-{i:04}"),
+        version: format!("1.{}-{}", i % 7, if i % 10 == 9 { image } else { 0 }),
+        architecture: Some("amd64".into()),
+        status: "installed".into(),
+        source: (i % 3 == 0).then(|| format!("source-{}", i / 3)),
+        files: (0..30).map(|file| format!("/usr/share/package-{i:04}/file-{file:02}")).collect(),
+    };
+    (0..400).map(package).collect()
 }
 
 /// Returns the rows of an image: directories of forty files, with names as long as those of a Debian tree.

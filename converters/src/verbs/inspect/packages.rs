@@ -1,8 +1,11 @@
-//! `packages`: lists the packages of an image, or of all images of a store.
+//! `packages`: lists the packages of an image, or of all images of a store. Images that are in the catalog of the store are
+//! answered from there ([`covered`](super::covered)), the others from their own tables.
 
 use std::collections::HashSet;
 
-use mif_formats::mif::packages::Package;
+use mif_formats::mif::catalog::{Covered, Kind};
+use mif_formats::mif::manifest::columns::Group;
+use mif_formats::mif::packages::{Package, name_bounds, packages_at, rows_named};
 use serde::Serialize;
 
 use crate::error::{Error, Result, damaged};
@@ -15,6 +18,7 @@ use crate::task::pool::in_parallel;
 use crate::task::progress::Progress;
 use crate::tree::view::Tree;
 use crate::verbs::choose::{ImageFilter, Versions, named};
+use crate::verbs::inspect::covered::{Files, Question, Wanted, ask, may_begin};
 
 /// The packages of images.
 #[derive(Debug, Clone, Serialize)]
@@ -129,19 +133,24 @@ pub fn packages(
             let store = Store::open(store, progress)?;
             let (images, damaged) = named(&store, &[], &query.images, Versions::Newest, progress)?;
             report.damaged = damaged;
-            let read = in_parallel(&images, progress, |(name, version)| {
-                let found = stored(&store, name, *version, pattern.as_ref(), query);
+            let question = Named { query, pattern: pattern.as_ref() };
+            let mut found = ask(&store, &images, &question, progress)?;
+            let left: Vec<usize> = (0..images.len()).filter(|image| !found.contains_key(image)).collect();
+            let read = in_parallel(&left, progress, |image| {
+                let (name, version) = &images[*image];
+                let found = stored(&store, name, *version, &question);
                 Ok(found.map_err(|e| DamagedImage::new(name, *version, &e)))
             })?;
-            for image in read {
-                match image {
+            for (image, read) in left.into_iter().zip(read) {
+                match read {
                     Ok((packages, warnings)) => {
-                        report.packages.extend(packages);
+                        found.insert(image, packages);
                         report.warnings.extend(warnings);
                     }
                     Err(damaged) => report.damaged.push(damaged),
                 }
             }
+            report.packages = found.into_values().flatten().collect();
         }
     }
     Ok(report)
@@ -152,8 +161,7 @@ fn stored(
     store: &Store,
     name: &str,
     version: u32,
-    pattern: Option<&glob::Pattern>,
-    query: &PackageQuery,
+    question: &Named<'_>,
 ) -> Result<(Vec<ImagePackage>, Vec<String>)> {
     let id = format!("{name}@{version}");
     let table = store.version(name, version)?.packages_table()?;
@@ -162,9 +170,65 @@ fn stored(
         let warnings = without_database(&tree, [].into_iter());
         return Ok((Vec::new(), warnings.into_iter().map(|warning| format!("{id}: {warning}")).collect()));
     }
-    let named = table.without_files(|name| query.wants_name(pattern, name)).map_err(|e| damaged(&id, &e))?;
-    let wanted = named.into_iter().filter(|(p, _)| query.wants_version(&p.manager, &p.version));
-    Ok((wanted.map(|(package, files)| of(&id, package, files)).collect(), Vec::new()))
+    let Named { query, pattern } = question;
+    let named = table.without_files(|name| query.wants_name(*pattern, name)).map_err(|e| damaged(&id, &e))?;
+    Ok((named.into_iter().filter_map(|package| question.describe_one(&id, package)).collect(), Vec::new()))
+}
+
+/// A query, and the pattern in it.
+struct Named<'a> {
+    query: &'a PackageQuery,
+    pattern: Option<&'a glob::Pattern>,
+}
+
+impl Named<'_> {
+    /// Describes a package with its number of paths, if its version is wanted.
+    fn describe_one(&self, image: &str, (package, files): (Package, usize)) -> Option<ImagePackage> {
+        let is_wanted = self.query.wants_version(&package.manager, &package.version);
+        is_wanted.then(|| of(image, package, files))
+    }
+}
+
+impl Question for Named<'_> {
+    type Row = ImagePackage;
+    type OfImage = ();
+    type Prepared<'a> = ();
+
+    fn kind(&self) -> Kind {
+        Kind::Packages
+    }
+
+    fn files(&self) -> Files {
+        Files { record: true, digests: false, packages: true }
+    }
+
+    fn of_image(&self, image: &Covered) -> Option<()> {
+        // Without packages, the image's system says whether some may be missing.
+        (image.packages > 0 && image.packages_bytes.is_some()).then_some(())
+    }
+
+    fn prepare<'a>(&self, _: &'a [Wanted<'_, ()>]) {}
+
+    fn rows(&self, group: &Group<'_>, (): &()) -> mif_formats::Result<Vec<usize>> {
+        let plain = |pattern: &glob::Pattern| {
+            pattern.as_str().split(['*', '?', '[']).next().unwrap_or_default().to_owned()
+        };
+        let prefix = self.pattern.map(plain).unwrap_or_default();
+        match name_bounds(group) {
+            Some((low, high)) if !may_begin(prefix.as_bytes(), low, high) => Ok(Vec::new()),
+            _ => rows_named(group, |name| self.query.wants_name(self.pattern, name)),
+        }
+    }
+
+    fn describe(
+        &self,
+        group: &Group<'_>,
+        rows: &[usize],
+        images: &[&str],
+    ) -> mif_formats::Result<Vec<Option<ImagePackage>>> {
+        let packages = packages_at(group, rows)?.into_iter().zip(images);
+        Ok(packages.map(|(package, image)| self.describe_one(image, package)).collect())
+    }
 }
 
 /// Describes a package of an image that has this number of paths.
