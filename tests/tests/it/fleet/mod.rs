@@ -3,6 +3,7 @@
 mod engines;
 mod library;
 mod questions;
+mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
