@@ -49,7 +49,7 @@ fn a_shard_that_has_nothing_to_do_succeeds_in_every_verb() {
     let out = lab.work.at("out");
     for shard in (0..9).map(|n| format!("{n}/9")) {
         run(mif(&store).arg("import").arg(lab.library()).args(["--shard", &shard]));
-        run(mif(&store).args(["export", "--all", "--format", "raw", "--shard", &shard]).arg(&out));
+        run(mif(&store).args(["export", "--format", "raw", "--shard", &shard, "--all"]).arg(&out));
         run(mif(&store).args(["verify", "--all", "--shard", &shard]));
     }
     assert_eq!(files(&out, ".raw").len(), 1);
