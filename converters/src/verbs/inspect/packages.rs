@@ -207,7 +207,7 @@ impl Question for Named<'_> {
         (image.packages > 0 && image.packages_bytes.is_some()).then_some(())
     }
 
-    fn prepare<'a>(&self, _: &'a [Wanted<'_, ()>]) {}
+    fn prepare(&self, _: &[Wanted<'_, ()>]) {}
 
     fn rows(&self, group: &Group<'_>, (): &()) -> mif_formats::Result<Vec<usize>> {
         let plain = |pattern: &glob::Pattern| {
