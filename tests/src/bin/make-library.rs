@@ -48,7 +48,7 @@ fn packages_of(image: usize) -> Vec<packages::Package> {
         version: format!("1.{}-{}", i % 7, if i % 10 == 9 { image } else { 0 }),
         architecture: Some("amd64".into()),
         status: "installed".into(),
-        source: (i % 3 == 0).then(|| format!("source-{}", i / 3)),
+        source: i.is_multiple_of(3).then(|| format!("source-{}", i / 3)),
         files: (0..30).map(|file| format!("/usr/share/package-{i:04}/file-{file:02}")).collect(),
     };
     (0..400).map(package).collect()
