@@ -63,7 +63,7 @@ pub use boot::{Affects, Finding, Judgement, Subject};
 pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, Period, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
-pub use catalog::{CatalogReport, CatalogRows};
+pub use catalog::{CatalogOptions, CatalogReport, CatalogRows};
 pub use deliver::platform::{Form, Machine, PLATFORMS, Platform, Rule, Wrapper};
 pub use disk::scan::{Scan, ScannedVolume};
 pub use disk::volume::{DiskOffset, VolumeExtent, VolumeOffset};

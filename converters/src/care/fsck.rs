@@ -174,7 +174,7 @@ fn note_catalog(store: &Store, report: &mut FsckReport, progress: &dyn Progress)
             progress.stage("checking the catalog", 0);
             let mut segments = coverage.segments.iter();
             segments.find_map(|(name, segment)| {
-                catalog::check_segment(store.storage(), name, segment, progress).err()
+                catalog::check_segment(store.storage(), name, segment, true, progress).err()
             })
         }
         Ok(Opened::None) => None,
@@ -183,7 +183,7 @@ fn note_catalog(store: &Store, report: &mut FsckReport, progress: &dyn Progress)
     progress::check(progress)?;
     if let Some(error) = damage {
         report.notes.push(format!(
-            "the catalog cannot be used: {}; searches do without it, and `mif catalog` makes it again",
+            "the catalog cannot be used: {}; searches do without it, and `mif catalog --check` makes it again",
             error.message()
         ));
     }

@@ -27,7 +27,7 @@ pub(crate) use self::mounts::{Points, points};
 pub(crate) use self::segment::{check_segment, open_part};
 pub(crate) use self::summed::SummedFile;
 pub(crate) use self::update::update;
-pub use self::update::{CatalogReport, CatalogRows};
+pub use self::update::{CatalogOptions, CatalogReport, CatalogRows};
 use crate::error::{Error, Result, damaged};
 use crate::store::{CATALOG_IMAGES, Storage, catalog_epoch};
 

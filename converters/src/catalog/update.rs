@@ -3,6 +3,10 @@
 //! A step adds the images that are not in the catalog, as one segment, at most [`ROUND`] rows at a time; then segments are
 //! merged so that each that stays is larger than all smaller ones together: a row is copied a few times in the life of a
 //! library, and few segments remain. A segment with many rows of removed images is written again without them.
+//!
+//! Of a segment that stays, a step reads the footers and the checksums of its files. What else may be damaged in them is found by
+//! whoever reads it, since every read is checked: by a merge, which then has all of the segment checked, by a search, and by
+//! `--check`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +33,15 @@ const DEAD: u64 = 5;
 
 /// The most attempts to be the first of several runs.
 const ATTEMPTS: usize = 5;
+
+/// What `catalog` is to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CatalogOptions {
+    /// Change nothing, and only find out what is missing.
+    pub dry_run: bool,
+    /// Read every byte of the catalog, to find damage in what the run itself does not need.
+    pub check: bool,
+}
 
 /// What `catalog` did or would do.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -70,11 +83,12 @@ pub struct CatalogRows {
 /// Brings the catalog of a store up to date.
 pub(crate) fn update(
     storage: &Arc<dyn Storage>,
-    dry_run: bool,
+    CatalogOptions { dry_run, check }: CatalogOptions,
     progress: &dyn Progress,
 ) -> Result<CatalogReport> {
-    let mut run = Run { storage, progress, checked: BTreeSet::new(), report: CatalogReport::default() };
-    run.report.dry_run = dry_run;
+    let report = CatalogReport { dry_run, ..CatalogReport::default() };
+    let (checked, suspected) = (BTreeSet::new(), BTreeSet::new());
+    let mut run = Run { storage, progress, checks_all: check, checked, suspected, report };
     let mut overtaken = 0;
     loop {
         match run.step(dry_run)? {
@@ -95,6 +109,10 @@ pub(crate) fn update(
 struct Run<'a> {
     storage: &'a Arc<dyn Storage>,
     progress: &'a dyn Progress,
+    /// Whether every byte of each segment is read.
+    checks_all: bool,
+    /// The segments whose bytes are all read, because a merge has met damage in one of them.
+    suspected: BTreeSet<String>,
     /// The segments that were found intact, or written, by this run.
     checked: BTreeSet<String>,
     report: CatalogReport,
@@ -149,8 +167,17 @@ impl Run<'_> {
         } else if let Some(chosen) = to_merge(&coverage) {
             self.progress.stage("merging the catalog", 0);
             let name = self.segment()?;
-            self.merge(&mut coverage, &chosen, &name)?;
-            new = Some(name);
+            match self.merge(&mut coverage, &chosen, &name) {
+                Ok(()) => new = Some(name),
+                Err(e) if e.is_unreadable() || self.progress.interrupted() => return Err(e),
+                // It was found intact, so the failure has another cause.
+                Err(e) if chosen.is_subset(&self.suspected) => return Err(e),
+                Err(_) => {
+                    self.checked.retain(|segment| !chosen.contains(segment));
+                    self.suspected.extend(chosen);
+                    return Ok(Step::Again);
+                }
+            }
         } else if !is_changed && before.is_some() {
             return Ok(Step::Done(coverage));
         }
@@ -188,7 +215,8 @@ impl Run<'_> {
             if self.checked.contains(&name) {
                 continue;
             }
-            match check_segment(self.storage, &name, &coverage.segments[&name], self.progress) {
+            let whole = self.checks_all || self.suspected.contains(&name);
+            match check_segment(self.storage, &name, &coverage.segments[&name], whole, self.progress) {
                 Ok(()) => drop(self.checked.insert(name)),
                 Err(e) if e.is_unreadable() || self.progress.interrupted() => return Err(e),
                 Err(e) => {

@@ -186,10 +186,9 @@ pub(super) struct Divide {
         value_name = "RUN",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "",
         help_heading = MACHINES
     )]
-    claim: Option<String>,
+    claim: Option<Option<String>>,
 }
 
 const MACHINES: &str = "Several machines";
@@ -198,7 +197,7 @@ impl Divide {
     pub(super) fn division(self) -> Division {
         match (self.shard, self.claim) {
             (Some(shard), _) => Division::Shard(shard),
-            (None, Some(run)) => Division::Claim { run: Some(run).filter(|run| !run.is_empty()) },
+            (None, Some(run)) => Division::Claim { run },
             (None, None) => Division::Alone,
         }
     }

@@ -9,9 +9,12 @@ use mif_formats::mif::pack::{Encoding, IndexEntry};
 use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 
 use super::index_cache;
-use super::pack_index::{PackIndex, names, pack_key};
+use super::pack_index::{PackIndex, names, pack_key, several};
 use super::storage::Storage;
 use crate::error::{Result, readable};
+
+/// The number of indexes that are in memory besides those that were added.
+const TOGETHER: usize = 64;
 
 /// The locations of all objects of a store. Everyone who shares it sees additions at once.
 #[derive(Default)]
@@ -55,10 +58,18 @@ impl Index {
         let names = names(storage)?;
         let packs: BTreeSet<PackId> = PackIndex::of_names(&names).collect();
         let mut cached = index_cache::read(storage, &names, &packs);
-        for pack in packs {
-            let found = cached.remove(&pack).map_or_else(|| PackIndex::load(storage, pack), Ok);
-            if let Ok(found) = readable(found)? {
-                index.add(pack, found.entries());
+        let packs: Vec<PackId> = packs.into_iter().collect();
+        for packs in packs.chunks(TOGETHER) {
+            let left: Vec<PackId> = packs.iter().filter(|pack| !cached.contains_key(pack)).copied().collect();
+            let mut read = several(&left, |pack| PackIndex::load(storage, pack))?.into_iter();
+            for pack in packs {
+                let found = match cached.remove(pack) {
+                    Some(found) => Some(Ok(found)),
+                    None => read.next().map(|(_, found)| found),
+                };
+                if let Some(Ok(found)) = found.map(readable).transpose()? {
+                    index.add(*pack, found.entries());
+                }
             }
         }
         Ok(index)
@@ -67,9 +78,13 @@ impl Index {
     /// Reads the index files of `packs` that exist and are intact.
     pub(super) fn of_packs(storage: &dyn Storage, packs: &BTreeSet<PackId>) -> Self {
         let index = Index::default();
-        for pack in packs {
-            if let Ok(found) = PackIndex::from_file(storage, *pack) {
-                index.add(*pack, found.entries());
+        let packs: Vec<PackId> = packs.iter().copied().collect();
+        for packs in packs.chunks(TOGETHER) {
+            let read = several(packs, |pack| PackIndex::from_file(storage, pack)).unwrap_or_default();
+            for (pack, found) in read {
+                if let Ok(found) = found {
+                    index.add(pack, found.entries());
+                }
             }
         }
         index

@@ -16,7 +16,7 @@ use mif_formats::mif::PackId;
 use mif_formats::mif::pack::{decode_index, encode_index};
 
 use super::Storage;
-use super::pack_index::PackIndex;
+use super::pack_index::{PackIndex, several};
 use crate::error::{Result, readable};
 
 const MAGIC: &[u8; 8] = b"MIFIDXC3";
@@ -71,11 +71,10 @@ pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
     if packs.len() < indexes.len() + REFRESH_AT {
         return Ok(());
     }
-    for pack in &packs {
-        if !indexes.contains_key(pack)
-            && let Ok(index) = readable(PackIndex::load(storage, *pack))?
-        {
-            indexes.insert(*pack, index);
+    let left: Vec<PackId> = packs.iter().filter(|pack| !indexes.contains_key(pack)).copied().collect();
+    for (pack, index) in several(&left, |pack| PackIndex::load(storage, pack))? {
+        if let Ok(index) = readable(index)? {
+            indexes.insert(pack, index);
         }
     }
     let mut bytes = MAGIC.to_vec();

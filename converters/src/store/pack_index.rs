@@ -7,6 +7,11 @@ use mif_formats::mif::pack::{HEAD, IndexEntry, PackContents, TRAILER, check_head
 
 use super::storage::Storage;
 use crate::error::{Error, Result, damaged};
+use crate::task::pool::{in_parallel, with_threads};
+use crate::task::progress::Silent;
+
+/// How many indexes are read at a time.
+const AT_ONCE: usize = 16;
 
 /// The index of one pack.
 pub struct PackIndex {
@@ -38,8 +43,8 @@ impl PackIndex {
     /// Reads the indexes of all packs, except those that gc removes meanwhile.
     pub(crate) fn all(storage: &dyn Storage) -> Result<Vec<Self>> {
         let mut indexes = Vec::new();
-        for pack in Self::ids(storage)? {
-            match Self::load(storage, pack) {
+        for (pack, index) in several(&Self::ids(storage)?, |pack| Self::load(storage, pack))? {
+            match index {
                 Err(_) if is_missing(storage, &index_key(&pack)) => {}
                 index => indexes.push(index?),
             }
@@ -84,6 +89,15 @@ impl PackIndex {
     pub fn stored_bytes(&self) -> u64 {
         total(self.entries().iter().map(|entry| entry.stored_len))
     }
+}
+
+/// Calls `load` for packs, several at a time, because in a bucket each read waits for an answer. Returns what it returned, in the
+/// order of the packs.
+pub(super) fn several<T: Send + Sync>(
+    packs: &[PackId],
+    load: impl Fn(PackId) -> Result<T> + Sync,
+) -> Result<Vec<(PackId, Result<T>)>> {
+    with_threads(AT_ONCE, || in_parallel(packs, &Silent, |pack| Ok((*pack, load(*pack)))))
 }
 
 /// Returns true if no file has this key.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use mif_formats::text::hex;
 
 use super::Store;
-use super::record::check_name;
+use super::record::ImageName;
 use super::storage::{Lock, Storage};
 use crate::error::{Error, Result};
 use crate::task::progress::{self, Progress};
@@ -118,6 +118,16 @@ pub(crate) enum Taken {
     Done,
 }
 
+/// Fails unless `name` can be that of a run. An empty one is that of a variable that is not set, whose run would be another
+/// one each time.
+fn check_run(name: &str) -> Result<()> {
+    if ImageName::is_valid(name) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("invalid name of a run \"{name}\""))
+        .advise("It may contain letters, digits and . _ + -. For a run without a name, pass --claim alone"))
+}
+
 /// An item that this process works on, until this is dropped.
 pub(crate) struct Item {
     storage: Arc<dyn Storage>,
@@ -132,7 +142,7 @@ impl Store {
     pub(crate) fn join(&self, kind: &str, name: Option<&str>, progress: &dyn Progress) -> Result<Run> {
         let folder = match name {
             Some(name) => {
-                check_name(name)?;
+                check_run(name)?;
                 format!("{WORK}/{kind}.{name}")
             }
             None => format!("{WORK}/{kind}"),

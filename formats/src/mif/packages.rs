@@ -177,19 +177,50 @@ impl Packages {
     pub fn without_files(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<(Package, usize)>> {
         let mut found = Vec::new();
         for group in self.0.groups() {
-            let mut rows = Vec::new();
-            for (row, name) in group.texts(Column::Name)?.iter().enumerate() {
-                if wanted(&text(name)?) {
-                    rows.push(row);
-                }
-            }
-            if !rows.is_empty() {
-                let files = group.list_lens_at(Column::Files, &rows)?;
-                found.extend(without_files(&group, &rows)?.into_iter().zip(files));
-            }
+            found.extend(packages_at(&group, &rows_named(&group, &mut wanted)?)?);
         }
         Ok(found)
     }
+}
+
+/// Returns the rows of a group, of this table or of the catalog's, whose packages have a name that is wanted. Of names that
+/// follow each other and are equal, only the first may be asked for.
+///
+/// # Errors
+/// `Corrupt` or `Limit` if the group cannot be read.
+pub fn rows_named(group: &Group<'_>, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<usize>> {
+    let (mut rows, mut row, mut last, mut is_text) = (Vec::new(), 0, false, true);
+    group.each_text_again(Column::Name, |name, again| {
+        if !again {
+            let name = std::str::from_utf8(name);
+            is_text &= name.is_ok();
+            last = name.is_ok_and(&mut wanted);
+        }
+        if last {
+            rows.push(row);
+        }
+        row += 1;
+    })?;
+    if is_text { Ok(rows) } else { Err(at("packages").corrupt("has text that is not UTF-8")) }
+}
+
+/// Returns texts between which all names of a group of the catalog's table are, if the file says so.
+#[must_use]
+pub fn name_bounds<'g>(group: &'g Group<'_>) -> Option<(&'g [u8], &'g [u8])> {
+    group.bounds(Column::Name)
+}
+
+/// Reads the packages in some rows of a group, of this table or of the catalog's. Their paths are left out; the number of them
+/// is returned instead.
+///
+/// # Errors
+/// `Corrupt` or `Limit` if the group cannot be read.
+pub fn packages_at(group: &Group<'_>, rows: &[usize]) -> Result<Vec<(Package, usize)>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let files = group.list_lens_at(Column::Files, rows)?;
+    Ok(without_files(group, rows)?.into_iter().zip(files).collect())
 }
 
 fn text(value: &ByteArray) -> Result<String> {

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mif::store::{Counts, Image, ImageName, Memory, ObjectWriter, Storage, Store};
-use mif::{ImageFilter, PathGlob, Progress, Query, RmOptions, Silent, WantedContents};
+use mif::{
+    CatalogOptions, ImageFilter, PackageQuery, PathGlob, Progress, Query, RmOptions, Silent, WantedContents,
+};
 use mif_formats::container::Observer;
 use mif_formats::fs::{FileId, FileType, Node, Timestamp, Xattr};
 use mif_formats::mif::layout::Builder;
@@ -37,7 +39,7 @@ impl Progress for Warnings {
 }
 
 /// Publishes an image with these rows.
-fn publish(store: &Store, name: &str, mut rows: Vec<Row>, packages: &[Package]) -> String {
+pub(crate) fn publish(store: &Store, name: &str, mut rows: Vec<Row>, packages: &[Package]) -> String {
     rows.sort_by(|a, b| (&a.volume, &a.path, &a.part).cmp(&(&b.volume, &b.path, &b.part)));
     let mut builder = Builder::new();
     builder.zero(1 << 20);
@@ -157,17 +159,18 @@ fn grow(store: &Store, random: &mut Random, count: usize) {
             }
         }
         let name = format!("image-{}", random.index(7));
+        let count = *random.pick(&[0, 3, 5, 5, 5]);
         let package = |number: usize| Package {
-            volume: "p1".into(),
-            manager: "dpkg".into(),
-            name: format!("package{number}"),
-            version: format!("{}", random.index(2)),
-            architecture: None,
+            volume: if number == 4 { "p2" } else { "p1" }.into(),
+            manager: if number == 3 { "rpm" } else { "dpkg" }.into(),
+            name: format!("package{}", number * number),
+            version: format!("{}", 9 + random.index(2)),
+            architecture: random.once_in(2).then(|| "amd64".into()),
             status: "installed".into(),
-            source: None,
-            files: vec!["/a".into()],
+            source: random.once_in(3).then(|| "source".into()),
+            files: (0..random.index(4)).map(|file| format!("/a{file}")).collect(),
         };
-        publish(store, &name, rows, &(0..5).map(package).collect::<Vec<_>>());
+        publish(store, &name, rows, &(0..count).map(package).collect::<Vec<_>>());
     }
 }
 
@@ -243,6 +246,34 @@ fn answer(storage: &Memory, query: &Query, progress: &dyn Progress) -> Value {
     }
 }
 
+/// Returns a random query of packages.
+fn some_packages(random: &mut Random) -> PackageQuery {
+    let patterns = ["package1", "package*", "*6", "pack[a-z]ge[0-4]", "?ackage1", "zebra*", "a*"];
+    let mut query = PackageQuery::default();
+    if !random.once_in(4) {
+        query.name = Some((*random.pick(&patterns)).into());
+    }
+    match random.index(6) {
+        0 => query.below = Some("10".into()),
+        1 => query.above = Some("9".into()),
+        2 => query.is = Some("09".into()),
+        _ => {}
+    }
+    if random.once_in(4) {
+        query.images = ImageFilter { names: vec!["image-[0-4]".into()], ..ImageFilter::default() };
+    }
+    query
+}
+
+/// Lists packages; an error is an answer too.
+fn packages_of(storage: &Memory, query: &PackageQuery, progress: &dyn Progress) -> Value {
+    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
+    match mif::packages(storage, None, query, progress) {
+        Ok(report) => serde_json::to_value(&report).unwrap(),
+        Err(e) => Value::String(e.message().to_owned()),
+    }
+}
+
 /// Returns a copy of a store without its catalog.
 fn plain(storage: &Memory) -> Memory {
     let copy = Memory::new();
@@ -261,12 +292,26 @@ fn compare(storage: &Memory, random: &mut Random, count: usize, what: &str) -> (
         assert_eq!(a, b, "{what}: {query:?}");
         found += usize::from(!b["hits"].as_array().is_none_or(Vec::is_empty));
     }
+    let mut listed = 0;
+    for _ in 0..count / 4 {
+        let query = some_packages(random);
+        let (a, b) = (packages_of(storage, &query, &warnings), packages_of(&without, &query, &Silent));
+        assert_eq!(a, b, "{what}: {query:?}");
+        listed += b["packages"].as_array().map_or(0, Vec::len);
+    }
+    assert!(listed > 0 || count < 60 || what.contains('/'), "{what}: no query has an answer");
     (found, warnings.0.into_inner().unwrap())
 }
 
 fn catalog(storage: &Memory) -> mif::CatalogReport {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
-    mif::catalog(storage, false, &Silent).unwrap()
+    mif::catalog(storage, CatalogOptions::default(), &Silent).unwrap()
+}
+
+/// Brings the catalog up to date, and reads all of it.
+fn checked_catalog(storage: &Memory) -> mif::CatalogReport {
+    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
+    mif::catalog(storage, CatalogOptions { check: true, ..CatalogOptions::default() }, &Silent).unwrap()
 }
 
 #[test]
@@ -298,7 +343,7 @@ fn a_search_answers_the_same_with_the_catalog_without_it_and_with_half_of_the_im
         // A damaged image is reported, whether or not the catalog contains it.
         let files: Vec<String> =
             storage.files().into_keys().filter(|key| key.starts_with("images/")).collect();
-        for file in ["manifest.parquet", "image.json", "digests"] {
+        for file in ["manifest.parquet", "image.json", "digests", "packages.parquet"] {
             let key = files.iter().find(|key| key.ends_with(file)).unwrap();
             let whole = storage.files()[key].to_vec();
             storage.set(key, Some(whole[..whole.len() / 2].to_vec()));
@@ -346,7 +391,7 @@ fn no_damage_to_the_catalog_changes_an_answer_and_the_next_run_makes_it_good() {
         for damage in damages {
             storage.set(key, damage);
             compare(&storage, &mut random, 6, key);
-            let report = catalog(&storage);
+            let report = checked_catalog(&storage);
             // Without images.parquet there is no catalog, which is nothing to warn of; and a changed byte of it may mean nothing.
             assert!(!report.warnings.is_empty() || key.ends_with("images.parquet"), "{key}: {report:?}");
             assert_eq!((report.images, report.segments), (8, 1), "{key}: {report:?}");
@@ -381,7 +426,9 @@ fn no_damage_to_the_catalog_changes_an_answer_and_the_next_run_makes_it_good() {
         warnings.iter().all(|warning| warning.contains("is 7, and this version knows 1")),
         "{warnings:?}"
     );
-    let refused = mif::catalog(Arc::new(storage.clone()) as Arc<dyn Storage>, false, &Silent).unwrap_err();
+    let refused =
+        mif::catalog(Arc::new(storage.clone()) as Arc<dyn Storage>, CatalogOptions::default(), &Silent)
+            .unwrap_err();
     assert!(refused.advice().unwrap().contains("--rm"), "{refused:?}");
     assert_eq!(storage.files()["catalog/images.parquet"].to_vec(), newer, "it is left alone");
     let removing = Store::open_to_remove(Arc::new(storage.clone()) as Arc<dyn Storage>, &Silent).unwrap();
@@ -415,14 +462,86 @@ fn a_forged_catalog_makes_nothing_panic() {
             storage.set(&key.replace(".parquet", ".sums"), Some(summer.finish().0));
             storage.set(key, Some(bad));
             answer(&storage, &some_query(&mut random), &Silent);
-            let made =
-                mif::catalog(Arc::new(storage.clone()) as Arc<dyn Storage>, random.once_in(2), &Silent);
+            let options = CatalogOptions { dry_run: random.once_in(2), check: random.once_in(2) };
+            let made = mif::catalog(Arc::new(storage.clone()) as Arc<dyn Storage>, options, &Silent);
             assert!(made.is_ok(), "{made:?}");
             let there: Vec<String> =
                 storage.files().into_keys().filter(|key| key.starts_with("catalog/")).collect();
             there.iter().for_each(|key| storage.set(key, None));
             whole.iter().for_each(|(key, bytes)| storage.set(key, Some(bytes.to_vec())));
         }
+    }
+}
+
+/// Publishes images whose tables of files and digests are larger than what is read of them for their footers.
+fn grow_large(store: &Store, images: std::ops::Range<usize>) {
+    for image in images {
+        let row = |number: usize| {
+            let path =
+                format!("/large/{:016x}-{number:05}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let node = Node { size: number as u64, ..Node::bare(FileType::File) };
+            let mut row = Row::new("p1", path.into_bytes(), Some(FileId(number as u32)), node);
+            row.body = Some(content(number * 100 + image));
+            row
+        };
+        publish(store, &format!("large-{image}"), (0..3000).map(row).collect(), &[]);
+    }
+}
+
+#[test]
+fn a_run_reads_no_more_of_what_stays_than_footers_and_a_merge_makes_damage_good() {
+    let (storage, mut random) = (Memory::new(), Random(3));
+    let store = Store::create(Arc::new(storage.clone()) as Arc<dyn Storage>, &Silent).unwrap();
+    grow(&store, &mut random, 4);
+    grow_large(&store, 0..6);
+    assert_eq!(catalog(&storage).segments, 1);
+    let tables = |storage: &Memory| -> Vec<String> {
+        let is_table =
+            |key: &String| key.starts_with("catalog/") && key.contains('-') && key.ends_with("parquet");
+        storage.files().into_keys().filter(is_table).collect()
+    };
+    // One byte of each table's pages, which only a reader of these pages can notice.
+    let old: Vec<String> =
+        tables(&storage).into_iter().filter(|key| storage.files()[key].len() > 300 << 10).collect();
+    assert_eq!(old.len(), 2, "files and digests");
+    for key in &old {
+        let mut bytes = storage.files()[key].to_vec();
+        bytes[40] ^= 1;
+        storage.set(key, Some(bytes));
+    }
+    compare(&storage, &mut random, 20, "damaged pages");
+    publish(&store, "small", vec![Row::new("p1", b"/a".to_vec(), None, Node::bare(FileType::Dir))], &[]);
+    let report = catalog(&storage);
+    assert_eq!((report.images, report.added, report.segments), (11, 1, 2), "{report:?}");
+    assert!(report.warnings.is_empty(), "it has read what it did not need: {report:?}");
+    assert!(old.iter().all(|key| storage.files().contains_key(key)));
+    // A merge reads these pages.
+    grow_large(&store, 6..10);
+    let report = catalog(&storage);
+    assert_eq!((report.images, report.segments, report.warnings.len()), (15, 3, 0), "{report:?}");
+    grow_large(&store, 10..13);
+    let report = catalog(&storage);
+    assert_eq!((report.images, report.segments, report.warnings.len()), (18, 1, 1), "{report:?}");
+    assert!(report.warnings[0].contains("checksums"), "{report:?}");
+    let (_, warnings) = compare(&storage, &mut random, 30, "merged");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    // What has another length than it had, or is missing, is noticed without reading pages.
+    for longer in [None, Some(false), Some(true)] {
+        let report = checked_catalog(&storage);
+        assert_eq!((report.segments, report.warnings.len()), (1, 0), "{report:?}");
+        let keys = tables(&storage);
+        for key in &keys {
+            let whole = storage.files()[key].to_vec();
+            let damaged = longer.map(|longer| match longer {
+                true => [&whole[..], b"x"].concat(),
+                false => whole[..whole.len() - 1].to_vec(),
+            });
+            storage.set(key, damaged);
+        }
+        let report = catalog(&storage);
+        assert_eq!((report.images, report.warnings.len()), (18, 1), "{report:?}");
+        let (_, warnings) = compare(&storage, &mut random, 10, "made again");
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 }
 

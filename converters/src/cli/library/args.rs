@@ -108,15 +108,21 @@ read is deleted by a later gc.")]
 Examples:
   mif catalog              add the images that are not in it yet, and drop those that were removed
   mif catalog --dry-run    show how many images it lacks
+  mif catalog --check      read all of it too, and make again what is damaged
   mif catalog --rm         remove it
 
-The catalog has the rows of all manifests in a few Parquet files, sorted by path and by digest. `mif search` uses it, and \
-DuckDB, Spark and Polars read it from the directory `catalog` of the store. It is derived from the images: without it, every \
-answer is the same. What an interrupted run has done stays.")]
+The catalog has the rows of all manifests in a few Parquet files, sorted by path and by digest. `mif search` \
+and `mif packages` use it, and DuckDB, Spark and Polars read it from the directory `catalog` of the store. It is derived from the \
+images: without it, every answer is the same. A run reads the images that it adds, and what it merges. What an interrupted run \
+has done stays.")]
     Catalog {
         /// Show what would be done without doing it
         #[arg(long, conflicts_with = "rm")]
         dry_run: bool,
+        /// Read all of the catalog for damage. Without this, a run reads what it adds and merges, and
+        /// the footers of the other files
+        #[arg(long, conflicts_with = "rm")]
+        check: bool,
         /// Remove the catalog
         #[arg(long)]
         rm: bool,

@@ -11,8 +11,8 @@ use std::io::IsTerminal;
 
 use mif::store::{Image, ImageName, Store};
 use mif::{
-    BomFormat, DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period, Query, Result,
-    RmOptions, ToldImage, Versions, WantedContents,
+    BomFormat, CatalogOptions, DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period,
+    Query, Result, RmOptions, ToldImage, Versions, WantedContents,
 };
 
 pub(super) use self::args::Library;
@@ -96,8 +96,9 @@ impl Context {
                 let store = Store::open_to_remove(path, &self.bar("store"))?;
                 self.report(&mif::remove_catalog(&store)?, text::catalog_removal)?;
             }
-            Library::Catalog { dry_run, rm: false } => {
-                let report = mif::catalog(path, dry_run, &self.bar("catalog"))?;
+            Library::Catalog { dry_run, check, rm: false } => {
+                let options = CatalogOptions { dry_run, check };
+                let report = mif::catalog(path, options, &self.bar("catalog"))?;
                 self.report(&report, text::catalog)?;
                 self.warn(&report.warnings);
                 return Ok(self.none_damaged(&report.damaged));

@@ -2,6 +2,7 @@
 
 pub(crate) mod bom;
 pub(crate) mod cat;
+mod covered;
 pub(crate) mod diff;
 pub(crate) mod groups;
 pub(crate) mod info;

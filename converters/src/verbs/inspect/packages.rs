@@ -1,9 +1,12 @@
-//! `packages`: lists the packages of an image, or of all images of a store.
+//! `packages`: lists the packages of an image, or of all images of a store. Images that are in the catalog of the store are
+//! answered from there ([`covered`](super::covered)), the others from their own tables.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use mif_formats::mif::packages::{Package, Packages};
+use mif_formats::mif::catalog::{Covered, Kind};
+use mif_formats::mif::manifest::columns::Group;
+use mif_formats::mif::packages::{Package, Packages, name_bounds, packages_at, rows_named};
 use serde::Serialize;
 
 use crate::error::{Error, Result, damaged};
@@ -16,6 +19,7 @@ use crate::task::pool::in_parallel;
 use crate::task::progress::Progress;
 use crate::tree::view::Tree;
 use crate::verbs::choose::{ImageFilter, Versions, named};
+use crate::verbs::inspect::covered::{Files, Question, Wanted, ask, may_begin};
 
 /// The packages of images.
 #[derive(Debug, Clone, Serialize)]
@@ -130,44 +134,44 @@ pub fn packages(
             let store = Store::open(store, progress)?;
             let (images, damaged) = named(&store, &[], &query.images, Versions::Newest, progress)?;
             report.damaged = damaged;
+            let question = Named { query, pattern: pattern.as_ref() };
+            let mut found = ask(&store, &images, &question, progress)?;
+            let left: Vec<usize> = (0..images.len()).filter(|image| !found.contains_key(image)).collect();
             let tables = Tables::default();
-            let read = in_parallel(&images, progress, |(name, version)| {
-                let found = stored(&store, name, *version, pattern.as_ref(), query, &tables);
+            let read = in_parallel(&left, progress, |image| {
+                let (name, version) = &images[*image];
+                let found = stored(&store, name, *version, &question, &tables);
                 Ok(found.map_err(|e| DamagedImage::new(name, *version, &e)))
             })?;
-            for image in read {
-                match image {
+            for (image, read) in left.into_iter().zip(read) {
+                match read {
                     Ok((packages, warnings)) => {
-                        report.packages.extend(packages);
+                        found.insert(image, packages);
                         report.warnings.extend(warnings);
                     }
                     Err(damaged) => report.damaged.push(damaged),
                 }
             }
+            report.packages = found.into_values().flatten().collect();
         }
     }
     Ok(report)
 }
 
-/// The wanted packages of each table that was read, by the digest of its file: clones have the same one.
+/// The packages that the question asks for, of each table that was read, by the digest of its file: clones have the same one.
 #[derive(Default)]
-struct Tables(Mutex<HashMap<String, Arc<Wanted>>>);
+struct Tables(Mutex<HashMap<String, Arc<Chosen>>>);
 
 /// Packages without their paths, each with the number of them; `None` for a table without packages.
-type Wanted = Option<Vec<(Package, usize)>>;
+type Chosen = Option<Vec<(Package, usize)>>;
 
 impl Tables {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Wanted>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Chosen>>> {
         self.0.lock().expect("no thread panics while it holds this")
     }
 
     /// Reads an image's table, which is compared with its digest, and decodes it if it is the first of its kind.
-    fn wanted(
-        &self,
-        stored: &StoredImage,
-        pattern: Option<&glob::Pattern>,
-        query: &PackageQuery,
-    ) -> Result<Arc<Wanted>> {
+    fn chosen(&self, stored: &StoredImage, question: &Named<'_>) -> Result<Arc<Chosen>> {
         let file = stored.packages_file()?;
         let digest = stored.image.tables.get(PACKAGES).map(String::as_str).unwrap_or_default();
         if let Some(known) = self.lock().get(digest) {
@@ -175,17 +179,18 @@ impl Tables {
         }
         let wrong = |e| damaged(&stored.image.id(), &e);
         let table = Packages::open(file.into()).map_err(wrong)?;
-        let wanted = match table.is_empty() {
+        let Named { query, pattern } = question;
+        let chosen = match table.is_empty() {
             true => None,
             false => {
-                let named = table.without_files(|name| query.wants_name(pattern, name)).map_err(wrong)?;
+                let named = table.without_files(|name| query.wants_name(*pattern, name)).map_err(wrong)?;
                 let wants = |(p, _): &(Package, usize)| query.wants_version(&p.manager, &p.version);
                 Some(named.into_iter().filter(wants).collect())
             }
         };
-        let wanted = Arc::new(wanted);
-        self.lock().insert(digest.to_owned(), wanted.clone());
-        Ok(wanted)
+        let chosen = Arc::new(chosen);
+        self.lock().insert(digest.to_owned(), chosen.clone());
+        Ok(chosen)
     }
 }
 
@@ -194,18 +199,73 @@ fn stored(
     store: &Store,
     name: &str,
     version: u32,
-    pattern: Option<&glob::Pattern>,
-    query: &PackageQuery,
+    question: &Named<'_>,
     tables: &Tables,
 ) -> Result<(Vec<ImagePackage>, Vec<String>)> {
     let id = format!("{name}@{version}");
-    let wanted = tables.wanted(&store.version(name, version)?, pattern, query)?;
-    let Some(wanted) = &*wanted else {
+    let chosen = tables.chosen(&store.version(name, version)?, question)?;
+    let Some(chosen) = &*chosen else {
         let tree = OpenImage::stored(store, &id.parse()?)?.tree()?;
         let warnings = without_database(&tree, [].into_iter());
         return Ok((Vec::new(), warnings.into_iter().map(|warning| format!("{id}: {warning}")).collect()));
     };
-    Ok((wanted.iter().map(|(package, files)| of(&id, package.clone(), *files)).collect(), Vec::new()))
+    Ok((chosen.iter().map(|(package, files)| of(&id, package.clone(), *files)).collect(), Vec::new()))
+}
+
+/// A query, and the pattern in it.
+struct Named<'a> {
+    query: &'a PackageQuery,
+    pattern: Option<&'a glob::Pattern>,
+}
+
+impl Named<'_> {
+    /// Describes a package with its number of paths, if its version is wanted.
+    fn describe_one(&self, image: &str, (package, files): (Package, usize)) -> Option<ImagePackage> {
+        let is_wanted = self.query.wants_version(&package.manager, &package.version);
+        is_wanted.then(|| of(image, package, files))
+    }
+}
+
+impl Question for Named<'_> {
+    type Row = ImagePackage;
+    type OfImage = ();
+    type Prepared<'a> = ();
+
+    fn kind(&self) -> Kind {
+        Kind::Packages
+    }
+
+    fn files(&self) -> Files {
+        Files { record: true, digests: false, packages: true }
+    }
+
+    fn of_image(&self, image: &Covered) -> Option<()> {
+        // Without packages, the image's system says whether some may be missing.
+        (image.packages > 0 && image.packages_bytes.is_some()).then_some(())
+    }
+
+    fn prepare(&self, _: &[Wanted<'_, ()>]) {}
+
+    fn rows(&self, group: &Group<'_>, (): &()) -> mif_formats::Result<Vec<usize>> {
+        let plain = |pattern: &glob::Pattern| {
+            pattern.as_str().split(['*', '?', '[']).next().unwrap_or_default().to_owned()
+        };
+        let prefix = self.pattern.map(plain).unwrap_or_default();
+        match name_bounds(group) {
+            Some((low, high)) if !may_begin(prefix.as_bytes(), low, high) => Ok(Vec::new()),
+            _ => rows_named(group, |name| self.query.wants_name(self.pattern, name)),
+        }
+    }
+
+    fn describe(
+        &self,
+        group: &Group<'_>,
+        rows: &[usize],
+        images: &[&str],
+    ) -> mif_formats::Result<Vec<Option<ImagePackage>>> {
+        let packages = packages_at(group, rows)?.into_iter().zip(images);
+        Ok(packages.map(|(package, image)| self.describe_one(image, package)).collect())
+    }
 }
 
 /// Describes a package of an image that has this number of paths.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::catalog::{CatalogReport, remove, update};
+use crate::catalog::{CatalogOptions, CatalogReport, remove, update};
 use crate::error::{Error, Result};
 use crate::store::{Place, Store};
 use crate::task::progress::Progress;
@@ -19,13 +19,13 @@ pub struct CatalogRemoval {
 ///
 /// # Errors
 /// If the store cannot be read or written, and if a newer version of this program has written the catalog.
-pub fn catalog(place: impl Place, dry_run: bool, progress: &dyn Progress) -> Result<CatalogReport> {
+pub fn catalog(place: impl Place, options: CatalogOptions, progress: &dyn Progress) -> Result<CatalogReport> {
     let storage = place.storage()?;
     if !storage.keeps_tags() {
         return Err(Error::unsupported(format!("{}: a registry has no catalog", storage.place()))
             .advise("Copy the images into a directory or a bucket with `mif pull`"));
     }
-    update(&storage, dry_run, progress)
+    update(&storage, options, progress)
 }
 
 /// Removes the catalog of a store, which was opened for removal.

@@ -8,14 +8,14 @@ use mif_tests::bucket::Bucket;
 use mif_tests::{WorkFolder, json, mif_path, repo, run, tool, work_folder};
 
 /// Installs the engines, and returns their Python.
-fn python() -> PathBuf {
+pub(super) fn python() -> PathBuf {
     let venv = run(&mut tool(repo().join("fixtures/fleet-venv")));
     repo().join(venv.trim()).join("bin/python")
 }
 
-/// Returns the block of docs/fleet.md in this language that contains a text.
-fn block(language: &str, mark: &str) -> String {
-    let page = fs::read_to_string(repo().join("docs/fleet.md")).unwrap();
+/// Returns the block of a page in this language that contains a text.
+pub(super) fn block(page: &str, language: &str, mark: &str) -> String {
+    let page = fs::read_to_string(repo().join(page)).unwrap();
     let start = format!("```{language}\n");
     let blocks = page.split(&start).skip(1).map(|rest| rest.split("```").next().unwrap());
     let found: Vec<&str> = blocks.filter(|block| block.contains(mark)).collect();
@@ -36,7 +36,7 @@ fn library() -> WorkFolder {
 }
 
 /// Returns a Python that finds the program and itself by their names, as on a machine where both are installed.
-fn installed(python: &Path, work: &WorkFolder) -> Command {
+pub(super) fn installed(python: &Path, work: &WorkFolder) -> Command {
     let (path, program) = (std::env::var("PATH").unwrap(), mif_path());
     let directory = |file: &Path| file.parent().expect("it is in one").display().to_string();
     let mut command = Command::new(python);
@@ -49,7 +49,7 @@ fn installed(python: &Path, work: &WorkFolder) -> Command {
 #[ignore = "takes 1.2 GB of Python packages: make fleet"]
 fn the_job_fits_the_schema_of_kubernetes_and_its_pods_import_the_whole_library_together() {
     let (python, work) = (python(), library());
-    let job = block("yaml", "kind: Job");
+    let job = block("docs/fleet.md", "yaml", "kind: Job");
     fs::write(work.at("job.yaml"), &job).unwrap();
     let validate = "import sys, yaml, kubernetes_validate\n\
          job = yaml.safe_load(open('job.yaml'))\n\
@@ -81,7 +81,7 @@ fn the_job_fits_the_schema_of_kubernetes_and_its_pods_import_the_whole_library_t
 fn runs(mark: &str) {
     let Some(bucket) = Bucket::new() else { panic!("the tests of a fleet need a bucket") };
     let (python, work) = (python(), library());
-    fs::write(work.at("program.py"), block("python", mark)).unwrap();
+    fs::write(work.at("program.py"), block("docs/fleet.md", "python", mark)).unwrap();
     let program = || {
         let mut command = installed(&python, &work);
         bucket.set(&mut command);

@@ -2,6 +2,8 @@
 
 mod engines;
 mod library;
+mod questions;
+mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -4,6 +4,7 @@ use glob::{MatchOptions, Pattern};
 use memchr::memmem::Finder;
 
 use crate::error::{Error, Result};
+use crate::verbs::inspect::covered::may_begin;
 
 /// A pattern as in shells: `*`, `?` and `[a-z]` within a name, `**` for any number of directories. A pattern without a
 /// slash matches the last component of a path, one with a slash the whole path.
@@ -77,12 +78,6 @@ impl PathGlob {
         };
         !self.whole_path || may_begin(prefix.as_bytes(), low, high)
     }
-}
-
-/// Returns true if a text between `low` and `high` can begin with a prefix.
-fn may_begin(prefix: &[u8], low: &[u8], high: &[u8]) -> bool {
-    let common = prefix.len().min(high.len());
-    prefix[..common] <= high[..common] && (prefix >= low || low.starts_with(prefix))
 }
 
 #[cfg(test)]

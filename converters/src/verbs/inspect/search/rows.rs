@@ -34,7 +34,7 @@ pub(super) enum Shown<'a> {
 }
 
 /// The mount points of many images.
-pub(super) struct ManyPoints<'a> {
+pub(in crate::verbs::inspect) struct ManyPoints<'a> {
     pub(super) kind: Kind,
     /// Each pair of a directory and a path that any image has.
     pub(super) all: BTreeSet<(String, String)>,
