@@ -25,6 +25,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use self::skipping::are_unwanted;
 use self::skipping::search_path;
 pub use self::skipping::{find, have, have_at, skip};
 
@@ -75,7 +76,8 @@ impl WorkFolder {
 
 impl Drop for WorkFolder {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        // Without tools, what passed without this check counts as passed.
+        if !std::thread::panicking() && !are_unwanted() {
             stores(self.path(), 3).iter().for_each(|store| assert_second_reader_agrees(store));
         }
     }

@@ -7,7 +7,7 @@ use mif_formats::mif::pack::{HEAD, IndexEntry, PackContents, TRAILER, check_head
 
 use super::storage::Storage;
 use crate::error::{Error, Result, damaged};
-use crate::task::pool::{in_parallel, with_threads};
+use crate::task::pool::{in_parallel, with_waiting_threads};
 use crate::task::progress::Silent;
 
 /// How many indexes are read at a time.
@@ -97,7 +97,7 @@ pub(super) fn several<T: Send + Sync>(
     packs: &[PackId],
     load: impl Fn(PackId) -> Result<T> + Sync,
 ) -> Result<Vec<(PackId, Result<T>)>> {
-    with_threads(AT_ONCE, || in_parallel(packs, &Silent, |pack| Ok((*pack, load(*pack)))))
+    with_waiting_threads(AT_ONCE, || in_parallel(packs, &Silent, |pack| Ok((*pack, load(*pack)))))
 }
 
 /// Returns true if no file has this key.

@@ -70,6 +70,14 @@ pub fn with_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Like [`with_threads`], for work whose threads mostly wait for answers. A number that is set already is kept.
+pub(crate) fn with_waiting_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
+    match MOST.get() {
+        Some(_) => work(),
+        None => with_threads(threads, work),
+    }
+}
+
 /// Returns the number of threads for long work: one for each processor, unless [`with_threads`] sets another.
 pub(crate) fn processors() -> usize {
     let processors = || thread::available_parallelism().map_or(1, usize::from);

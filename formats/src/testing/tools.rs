@@ -69,7 +69,8 @@ pub fn search_path() -> OsString {
 }
 
 /// Returns true if tests are to use no tools.
-fn are_unwanted() -> bool {
+#[must_use]
+pub fn are_unwanted() -> bool {
     mode().is_some_and(|mode| mode == "none")
 }
 

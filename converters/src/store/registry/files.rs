@@ -7,7 +7,7 @@ use super::client::Client;
 use super::manifest::{Descriptor, Manifest};
 use crate::store::RegistryPlace;
 use crate::store::header::HEADER;
-use crate::task::pool::{in_parallel, with_threads};
+use crate::task::pool::{in_parallel, with_waiting_threads};
 use crate::task::progress::Silent;
 
 /// The most tags of a repository that are looked at, and so many at a time.
@@ -42,7 +42,7 @@ impl Files {
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
         let read = || in_parallel(&tags, &Silent, |tag| Ok((tag, manifest_of(client, place, tag))));
-        for (tag, manifest) in with_threads(PARALLEL, read).map_err(io::Error::other)? {
+        for (tag, manifest) in with_waiting_threads(PARALLEL, read).map_err(io::Error::other)? {
             let Some(manifest) = manifest? else { continue };
             // A tag that is filled may name another image afterwards; objects are shared with all.
             let is_meant = place.reference.as_ref().is_none_or(|reference| reference == tag);
