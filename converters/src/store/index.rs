@@ -61,7 +61,7 @@ impl Index {
         let packs: Vec<PackId> = packs.into_iter().collect();
         for packs in packs.chunks(TOGETHER) {
             let left: Vec<PackId> = packs.iter().filter(|pack| !cached.contains_key(pack)).copied().collect();
-            let mut read = several(&left, |pack| PackIndex::load(storage, pack))?.into_iter();
+            let mut read = several(storage, &left, |pack| PackIndex::load(storage, pack))?.into_iter();
             for pack in packs {
                 let found = match cached.remove(pack) {
                     Some(found) => Some(Ok(found)),
@@ -80,7 +80,8 @@ impl Index {
         let index = Index::default();
         let packs: Vec<PackId> = packs.iter().copied().collect();
         for packs in packs.chunks(TOGETHER) {
-            let read = several(packs, |pack| PackIndex::from_file(storage, pack)).unwrap_or_default();
+            let read =
+                several(storage, packs, |pack| PackIndex::from_file(storage, pack)).unwrap_or_default();
             for (pack, found) in read {
                 if let Ok(found) = found {
                     index.add(pack, found.entries());

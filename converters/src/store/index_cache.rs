@@ -72,7 +72,7 @@ pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
         return Ok(());
     }
     let left: Vec<PackId> = packs.iter().filter(|pack| !indexes.contains_key(pack)).copied().collect();
-    for (pack, index) in several(&left, |pack| PackIndex::load(storage, pack))? {
+    for (pack, index) in several(storage, &left, |pack| PackIndex::load(storage, pack))? {
         if let Ok(index) = readable(index)? {
             indexes.insert(pack, index);
         }

@@ -10,9 +10,6 @@ use crate::error::{Error, Result, damaged};
 use crate::task::pool::{in_parallel, with_waiting_threads};
 use crate::task::progress::Silent;
 
-/// How many indexes are read at a time.
-const AT_ONCE: usize = 16;
-
 /// The index of one pack.
 pub struct PackIndex {
     /// The pack.
@@ -43,7 +40,7 @@ impl PackIndex {
     /// Reads the indexes of all packs, except those that gc removes meanwhile.
     pub(crate) fn all(storage: &dyn Storage) -> Result<Vec<Self>> {
         let mut indexes = Vec::new();
-        for (pack, index) in several(&Self::ids(storage)?, |pack| Self::load(storage, pack))? {
+        for (pack, index) in several(storage, &Self::ids(storage)?, |pack| Self::load(storage, pack))? {
             match index {
                 Err(_) if is_missing(storage, &index_key(&pack)) => {}
                 index => indexes.push(index?),
@@ -91,13 +88,16 @@ impl PackIndex {
     }
 }
 
-/// Calls `load` for packs, several at a time, because in a bucket each read waits for an answer. Returns what it returned, in the
-/// order of the packs.
+/// Calls `load` for packs, as many at a time as [`Storage::reads_at_once`] says. Returns what it returned, in the order of the
+/// packs.
 pub(super) fn several<T: Send + Sync>(
+    storage: &dyn Storage,
     packs: &[PackId],
     load: impl Fn(PackId) -> Result<T> + Sync,
 ) -> Result<Vec<(PackId, Result<T>)>> {
-    with_waiting_threads(AT_ONCE, || in_parallel(packs, &Silent, |pack| Ok((*pack, load(*pack)))))
+    with_waiting_threads(storage.reads_at_once(), || {
+        in_parallel(packs, &Silent, |pack| Ok((*pack, load(*pack))))
+    })
 }
 
 /// Returns true if no file has this key.

@@ -105,6 +105,11 @@ pub trait Storage: Send + Sync {
     /// Returns who may read the files here, besides their owner.
     fn access(&self) -> Access;
 
+    /// Returns how many small files are read at a time: several where each read waits for an answer.
+    fn reads_at_once(&self) -> usize {
+        1
+    }
+
     /// Reads the bytes `range` of a file: exactly these, or fails.
     fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
 

@@ -237,6 +237,10 @@ impl Storage for Registry {
         Access::Owner
     }
 
+    fn reads_at_once(&self) -> usize {
+        16
+    }
+
     fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
         let len = range.end.saturating_sub(range.start);
         let bytes = match key.starts_with("packs/") {
